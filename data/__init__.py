@@ -1,0 +1,1 @@
+"""Rows in: reading, checking, encoding and ordering data; knows no model."""

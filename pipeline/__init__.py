@@ -1,0 +1,1 @@
+"""Everything that runs: recipes, stages, training, evaluation, chat and report."""

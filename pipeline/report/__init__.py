@@ -1,0 +1,1 @@
+"""The report: reads run directories only."""

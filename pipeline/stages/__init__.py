@@ -1,0 +1,1 @@
+"""Stages of a recipe, one per file; a name in YAML is a file name here."""

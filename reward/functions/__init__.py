@@ -1,0 +1,1 @@
+"""Rewards, one per file; a name in YAML is a file name here."""
