@@ -1,0 +1,82 @@
+"""Policy and value function of PPO over one batch of prompt + completion sequences.
+
+Sequences are right-padded, so causal attention needs no mask, and only the counted positions go through the
+vocabulary. Everything is aligned with the token it belongs to: `logprobs[b, t]` is the log-probability of
+`tokens[b, t]`, and `values[b, t]` the value of the state before it. What is not counted is 0.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pipeline.rl import entropy_of, logprobs_of
+
+
+class Evaluated(NamedTuple):
+    """What policy and critic say of each counted token."""
+
+    logprobs: Float[Tensor, "batch time"]
+    values: Float[Tensor, "batch time"]
+    entropy: Float[Tensor, "batch time"]
+
+
+class ActorCritic(nn.Module):
+    """A policy with a critic: a value head on the policy's trunk, or on a value model of its own.
+
+    The head starts at zero, so that the first advantages are the returns themselves.
+    """
+
+    def __init__(self, policy: PreTrainedModel, value_model: PreTrainedModel | None = None) -> None:
+        """Take the policy and, for a separate critic, a headless transformer of the same tokenizer."""
+        super().__init__()
+        self.policy = policy
+        self.value_model = value_model
+        trunk = policy if value_model is None else value_model
+        self.value_head = nn.Linear(trunk.config.get_text_config().hidden_size, 1)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch time"],
+        mask: Bool[Tensor, "batch time"],
+        *,
+        temperature: float,
+    ) -> Evaluated:
+        """Log-probabilities and entropy at the sampling temperature (nats), and values, of the counted tokens."""
+        hidden = before_counted(self.policy.base_model(input_ids=tokens, use_cache=False)[0], mask)
+        critic = hidden
+        if self.value_model is not None:
+            critic = before_counted(self.value_model(input_ids=tokens, use_cache=False)[0], mask)
+        logits = self.policy.get_output_embeddings()(hidden)
+        logprobs = logprobs_of(logits, tokens[mask], temperature=temperature)
+        with torch.no_grad():
+            entropy = entropy_of(logits, temperature=temperature)
+        values = self.value_head(critic).squeeze(-1).float()
+        return Evaluated(*(at_counted(x, mask) for x in (logprobs, values, entropy)))
+
+
+def token_logprobs(
+    model: PreTrainedModel, tokens: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"], *, temperature: float
+) -> Float[Tensor, "batch time"]:
+    """Log-probabilities of the counted tokens under any causal language model, in nats."""
+    hidden = before_counted(model.base_model(input_ids=tokens, use_cache=False)[0], mask)
+    logits = model.get_output_embeddings()(hidden)
+    return at_counted(logprobs_of(logits, tokens[mask], temperature=temperature), mask)
+
+
+def before_counted(
+    hidden: Float[Tensor, "batch time width"], mask: Bool[Tensor, "batch time"]
+) -> Float[Tensor, "counted width"]:
+    """The states that predict the counted tokens: those one position before. The first token is never counted."""
+    return hidden[:, :-1][mask[:, 1:]]
+
+
+def at_counted(flat: Float[Tensor, " counted"], mask: Bool[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+    """Lay a flat list of counted tokens out over the batch; 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)

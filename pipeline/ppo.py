@@ -1,0 +1,472 @@
+"""The parts of PPO for language models: learner, experience, update, control, checkpoint.
+
+`pipeline/stages/ppo.py` is the algorithm that calls them. The maths is in `pipeline/rl.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.chat import decode, encode_prompt
+from data.collate import pack, pad_right
+from data.errors import InputError
+from data.randomness import key, torch_generator
+from data.rows import Item, TextRow, read_jsonl
+from data.sampler import position_index
+from pipeline import rl, rollout
+from pipeline.actor_critic import ActorCritic, token_logprobs
+from pipeline.checkpoint import load_state, save_state
+from pipeline.errors import TrainingFault
+from pipeline.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from pipeline.run import StageRun
+    from pipeline.stages.ppo import Config
+
+# |ratio - 1| on the first minibatch of a batch: the batch's shape changes the order of sums. In bf16 the logits
+# themselves are rounded to 8 bits, so the bound holds for the largest logits that occur (about 16).
+MAX_FIRST_RATIO = {"float32": 1e-5, "bfloat16": 0.15}
+PRETRAIN_LENGTH = 128  # tokens in a packed row of pretraining text
+ADAM_BETAS = (0.9, 0.999)
+ROLL_BACK_RATE, ROLL_BACK_KL = 0.5, 2.0  # learning rate and kl_coef are multiplied by these
+
+Score = Callable[[Sequence[Item], Sequence[str], Sequence[bool]], Tensor]
+
+
+@dataclass
+class Learner:
+    """Everything that one PPO run holds; `kl_coef`, `rate_scale` and `rolled_back` change as it goes."""
+
+    config: Config
+    run: StageRun
+    tokenizer: Any
+    model: ActorCritic
+    sampler: Any
+    reference: Any
+    optimizer: torch.optim.Optimizer
+    rewards: dict[str, Score]
+    gold: Score | None
+    items: list[Item]
+    prompts: list[list[int]]
+    pretrain_rows: Int[Tensor, "rows time"] | None
+    end_ids: list[int]
+    pad_id: int
+    kl_coef: float
+    rate_scale: float = 1.0
+    rolled_back: bool = False
+
+
+@dataclass(frozen=True)
+class Experience:
+    """One batch of completions with all that an update needs; arrays are (batch, time)."""
+
+    tokens: Int[Tensor, "batch time"]
+    mask: Bool[Tensor, "batch time"]
+    old_logprobs: Float[Tensor, "batch time"]
+    old_values: Float[Tensor, "batch time"]
+    advantages: Float[Tensor, "batch time"]
+    returns: Float[Tensor, "batch time"]
+    measured: dict[str, float] = field(default_factory=dict)
+
+
+def make_learner(config: Config, run: StageRun) -> Learner:
+    """Load the models and prompts of a run that starts."""
+    policy = LanguageModel.load(run.inputs["policy"])
+    reference = LanguageModel.load(run.inputs["policy"]).model.requires_grad_(False)
+    policy.model.config.use_cache = False
+    turn_dropout_off(policy.model)
+    model = ActorCritic(policy.model, _value_model(config, run))
+    items = read_jsonl(run.inputs["corpus"] / "items.rl.jsonl", Item)
+    prompts = [encode_prompt(policy.tokenizer, item.prompt) for item in items]
+    context = policy.model.config.max_position_embeddings
+    fitting = [row for row, prompt in enumerate(prompts) if len(prompt) + config.max_new_tokens <= context]
+    if not fitting:
+        raise InputError(
+            f"ppo: no prompt leaves room for max_new_tokens {config.max_new_tokens} in the model's context of {context} "
+            "tokens; lower max_new_tokens or use shorter prompts"
+        )
+    run.note(prompts=len(fitting), prompts_too_long=len(prompts) - len(fitting))
+    sampler = policy.model
+    if run.precision == "bfloat16":
+        sampler = LanguageModel.load(run.inputs["policy"], dtype=torch.bfloat16).model
+    return Learner(
+        config=config,
+        run=run,
+        tokenizer=policy.tokenizer,
+        model=model,
+        sampler=sampler,
+        reference=reference,
+        optimizer=make_optimizer(config, model),
+        rewards={name: _reward_function(name, run) for name in config.rewards},
+        gold=_reward_function("gold", run) if any(item.truth for item in items) else None,
+        items=[items[row] for row in fitting],
+        prompts=[prompts[row] for row in fitting],
+        pretrain_rows=_pretrain_rows(config, run, policy.tokenizer),
+        end_ids=policy.end_ids,
+        pad_id=policy.pad_id,
+        kl_coef=config.kl_coef,
+    )
+
+
+def make_optimizer(config: Config, model: ActorCritic) -> torch.optim.Optimizer:
+    """Adam over policy and critic; its rate is set anew for each batch."""
+    return torch.optim.Adam(model.parameters(), lr=config.learning_rate, eps=config.adam_eps, betas=ADAM_BETAS)
+
+
+def turn_dropout_off(model: torch.nn.Module) -> None:
+    """Set every dropout rate to 0, so that log-probabilities do not depend on the pass."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "attn_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def experience(learner: Learner, step: int) -> Experience:
+    """Sample one batch with the present policy, score it, and compute advantages and returns."""
+    config, run = learner.config, learner.run
+    started = time.perf_counter()
+    rows = [position_index(run.seed, step * config.batch_size + b, len(learner.items)) for b in range(config.batch_size)]
+    items = [learner.items[row] for row in rows]
+    prompts = [learner.prompts[row] for row in rows]
+    drawn = _sample(learner, prompts, keys=[run.key("rollout", step, b) for b in range(config.batch_size)])
+    sampled = time.perf_counter()
+
+    texts = [decode(learner.tokenizer, completion) for completion in drawn.completions()]
+    ended = drawn.ended.tolist()
+    terms = {name: score(items, texts, ended).float() for name, score in learner.rewards.items()}
+    scores = torch.stack([config.rewards[name] * term for name, term in terms.items()]).sum(dim=0)
+    _check_signal(scores, drawn.ended, step)
+    if config.unended_score is not None:
+        scores = torch.where(drawn.ended, scores, torch.full_like(scores, config.unended_score))
+    scored = time.perf_counter()
+
+    tokens, mask = join(prompts, drawn.completions(), learner.pad_id)
+    old, ref_logprobs = _old_and_reference(learner, tokens, mask)
+    rewards = rl.token_rewards(old.logprobs, ref_logprobs, scores, mask, kl_coef=learner.kl_coef)
+    if config.whiten_rewards:
+        rewards = rl.whiten(rewards, mask, shift_mean=False)
+    advantages, returns = rl.gae(rewards, old.values, mask, gamma=config.gamma, lam=config.lam)
+    if config.whiten_advantages:
+        advantages = rl.whiten(advantages, mask)
+    measured = {
+        "score": scores.mean().item(),
+        "score_std": scores.std().item(),
+        **{f"reward/{name}": term.mean().item() for name, term in terms.items()},
+        **_gold(learner, items, texts, ended),
+        "kl": ((old.logprobs - ref_logprobs) * mask).sum(dim=1).mean().item(),
+        "entropy": rl.masked_mean(old.entropy, mask).item(),
+        "length": mask.sum(dim=1).float().mean().item(),
+        "ends": drawn.ended.float().mean().item(),
+        "kl_coef": learner.kl_coef,
+        "explained_variance": rl.explained_variance(old.values, returns, mask),
+        "sample_seconds": sampled - started,
+        "score_seconds": scored - sampled,
+        "evaluate_seconds": time.perf_counter() - scored,
+    }
+    return Experience(tokens, mask, old.logprobs, old.values, advantages, returns, measured)
+
+
+def update(learner: Learner, step: int, batch: Experience) -> dict[str, float]:
+    """Take `num_epochs` passes of clipped updates over a batch; returns the means of the last pass."""
+    config, run = learner.config, learner.run
+    started = time.perf_counter()
+    rate = config.learning_rate * learner.rate_scale * (1 - step / config.num_steps)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = rate
+    passes: list[dict[str, float]] = []
+    for epoch in range(config.num_epochs):
+        order = torch.randperm(config.batch_size, generator=torch_generator(run.key("epoch", step, epoch)))
+        updates = [
+            _minibatch(learner, batch, rows, purpose=("pretrain", step, epoch, number))
+            for number, rows in enumerate(order.chunk(config.num_minibatches))
+            if not (passes and passes[-1]["approx_kl"] > config.stop_approx_kl)
+        ]
+        if not updates:
+            break
+        if epoch == 0:
+            _check_first_ratio(learner, updates[0]["ratio_deviation"], step)
+        passes.append({name: sum(u[name] for u in updates) / len(updates) for name in updates[0]})
+    return {
+        **{name: value for name, value in passes[-1].items() if name != "ratio_deviation"},
+        "epochs": float(len(passes)),
+        "learning_rate": rate,
+        "update_seconds": time.perf_counter() - started,
+    }
+
+
+def _minibatch(learner: Learner, batch: Experience, rows: Tensor, *, purpose: tuple[int | str, ...]) -> dict[str, float]:
+    """One optimizer step on some rows of a batch, in micro-batches of like length."""
+    config = learner.config
+    total = batch.mask[rows].sum()
+    lengths = batch.mask[rows].long().argmax(dim=1) + batch.mask[rows].sum(dim=1)
+    rows = rows[lengths.argsort(stable=True)]
+    sums: dict[str, float] = {}
+    learner.model.train()
+    learner.optimizer.zero_grad(set_to_none=True)
+    for chunk in rows.split(config.micro_batch_size):
+        loss, measured = _losses(learner, batch, chunk)
+        share = (batch.mask[chunk].sum() / total).item()
+        (loss * share).backward()
+        for name, value in measured.items():
+            weight = value if name == "ratio_deviation" else value * share
+            sums[name] = max(sums.get(name, 0.0), weight) if name == "ratio_deviation" else sums.get(name, 0.0) + weight
+    if learner.pretrain_rows is not None:
+        loss = _pretrain_loss(learner, purpose)
+        (config.pretrain_coef * loss).backward()
+        sums["pretrain_loss"] = loss.item()
+    norm = torch.nn.utils.clip_grad_norm_(learner.model.parameters(), config.max_grad_norm, foreach=True).item()
+    if not all(math.isfinite(value) for value in (norm, *sums.values())):
+        raise TrainingFault(_diagnose(learner, batch, rows, {**sums, "grad_norm": norm}))
+    learner.optimizer.step()
+    return {**sums, "grad_norm": norm}
+
+
+def _losses(learner: Learner, batch: Experience, rows: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """PPO's loss of one micro-batch: the clipped policy loss plus the clipped value loss."""
+    config = learner.config
+    width = int(batch.mask[rows].any(dim=0).nonzero().max()) + 1
+    tokens, mask, old_logprobs, old_values, advantages, returns = (
+        array[rows, :width]
+        for array in (batch.tokens, batch.mask, batch.old_logprobs, batch.old_values, batch.advantages, batch.returns)
+    )
+    with _autocast(learner):
+        new = learner.model(tokens, mask, temperature=config.temperature)
+    policy = rl.policy_loss(new.logprobs, old_logprobs, advantages, mask, clip_range=config.clip_range)
+    value = rl.value_loss(new.values, old_values, returns, mask, clip_range_value=config.clip_range_value)
+    loss = policy.loss + config.value_coef * value.loss
+    measured = {
+        "policy_loss": policy.loss.item(),
+        "value_loss": value.loss.item(),
+        "clipfrac": policy.clipfrac.item(),
+        "approx_kl": policy.approx_kl.item(),
+        "ratio_deviation": policy.max_ratio_deviation.item(),
+    }
+    return loss, measured
+
+
+def control_kl(learner: Learner, kl: float) -> None:
+    """Steer `kl_coef` after a batch, where the control is adaptive (Ziegler et al. 2019, section 2.2)."""
+    config = learner.config
+    if config.kl_control == "adaptive":
+        learner.kl_coef = rl.adaptive_kl_coef(
+            learner.kl_coef, kl, target=config.kl_target, horizon=config.kl_horizon, num_episodes=config.batch_size
+        )
+
+
+def best_of_n_gate(learner: Learner) -> None:
+    """Ask whether the reward can help: the best of n by reward must beat SFT's single samples by gold."""
+    config, run = learner.config, learner.run
+    if learner.gold is None:
+        run.gate("best_of_n", None, "not measurable without a gold reward or judge")
+        return
+    rows = list(range(min(config.gate_prompts, len(learner.items))))
+    repeated = [row for row in rows for _ in range(config.gate_samples)]
+    items = [learner.items[row] for row in repeated]
+    drawn = _sample(
+        learner, [learner.prompts[row] for row in repeated], keys=[run.key("gate", n) for n in range(len(repeated))]
+    )
+    texts, ended = [decode(learner.tokenizer, tokens) for tokens in drawn.completions()], drawn.ended.tolist()
+    shape = (len(rows), config.gate_samples)
+    proxy = sum(config.rewards[name] * score(items, texts, ended).float() for name, score in learner.rewards.items())
+    gold = learner.gold(items, texts, ended).float().view(shape)
+    best = gold.gather(1, torch.as_tensor(proxy).view(shape).argmax(dim=1, keepdim=True)).mean().item()
+    single = gold.mean().item()
+    run.note(best_of_n={"n": config.gate_samples, "gold": best, "single_sample_gold": single})
+    run.gate(
+        "best_of_n",
+        best > single,
+        f"best of {config.gate_samples} by the reward has mean gold {best:.3f}, single samples {single:.3f}"
+        + ("" if best > single else "; PPO cannot help: mend the reward stage (more pairs, other contrasts)"),
+    )
+
+
+def save(learner: Learner, step: int) -> None:
+    """Write a checkpoint of all that training changes."""
+    state = {
+        "model": learner.model.state_dict(),
+        "optimizer": learner.optimizer.state_dict(),
+        "step": step,
+        "kl_coef": learner.kl_coef,
+        "rate_scale": learner.rate_scale,
+        "rolled_back": learner.rolled_back,
+    }
+    learner.run.checkpoints.save(step, lambda folder: save_state(folder, state))
+
+
+def resume(learner: Learner) -> int:
+    """Load the newest complete checkpoint; returns the steps already done."""
+    found = learner.run.checkpoints.latest()
+    if found is None:
+        learner.run.cut_metrics(0)
+        return 0
+    state = load_state(found.path)
+    learner.model.load_state_dict(state["model"])
+    learner.optimizer.load_state_dict(state["optimizer"])
+    learner.kl_coef, learner.rate_scale = state["kl_coef"], state["rate_scale"]
+    learner.rolled_back = state["rolled_back"]
+    learner.run.cut_metrics(state["step"])
+    return int(state["step"])
+
+
+def roll_back(learner: Learner) -> int:
+    """Return to the newest checkpoint (or the start) with a smaller step and a larger penalty, once."""
+    fresh = make_learner(learner.config, learner.run)
+    learner.model, learner.optimizer, learner.sampler = fresh.model, fresh.optimizer, fresh.sampler
+    step = resume(learner)
+    learner.rate_scale *= ROLL_BACK_RATE
+    learner.kl_coef *= ROLL_BACK_KL
+    learner.rolled_back = True
+    learner.run.note(rolled_back_to_step=step, rolled_back_kl_coef=learner.kl_coef)
+    save(learner, step)
+    return step
+
+
+def publish(learner: Learner) -> None:
+    """Write the policy as a Hugging Face folder `model/`."""
+    learner.model.policy.config.use_cache = True
+    with learner.run.publish("model") as folder:
+        learner.model.policy.save_pretrained(folder)
+        learner.tokenizer.save_pretrained(folder)
+
+
+def join(
+    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], pad_id: int
+) -> tuple[Int[Tensor, "batch time"], Bool[Tensor, "batch time"]]:
+    """Right-padded prompt + completion with a mask of the completions' tokens."""
+    tokens, _ = pad_right([[*p, *c] for p, c in zip(prompts, completions, strict=True)], pad_id)
+    starts = torch.tensor([len(p) for p in prompts])[:, None]
+    ends = starts + torch.tensor([len(c) for c in completions])[:, None]
+    positions = torch.arange(tokens.shape[1])[None]
+    return tokens, (positions >= starts) & (positions < ends)
+
+
+def _old_and_reference(learner: Learner, tokens: Tensor, mask: Tensor) -> tuple[Any, Tensor]:
+    """Log-probabilities, values and entropy before the update, and the reference's log-probabilities."""
+    from pipeline.actor_critic import Evaluated
+
+    config = learner.config
+    arrays = [torch.zeros(mask.shape) for _ in range(4)]
+    lengths = mask.long().argmax(dim=1) + mask.sum(dim=1)
+    learner.model.eval()
+    for rows in lengths.argsort(stable=True).split(config.micro_batch_size):
+        width = int(lengths[rows].max())
+        with torch.no_grad(), _autocast(learner):
+            now = learner.model(tokens[rows, :width], mask[rows, :width], temperature=config.temperature)
+            reference = token_logprobs(
+                learner.reference, tokens[rows, :width], mask[rows, :width], temperature=config.temperature
+            )
+        for array, part in zip(arrays, (*now, reference), strict=True):
+            array[rows, :width] = part.float()
+    return Evaluated(*arrays[:3]), arrays[3]
+
+
+def _sample(learner: Learner, prompts: Sequence[Sequence[int]], keys: Sequence[int]) -> rollout.Rollout:
+    """Sample with the present weights, in the run's precision."""
+    if learner.sampler is not learner.model.policy:
+        learner.sampler.load_state_dict(learner.model.policy.state_dict())
+    return rollout.sample(
+        learner.sampler,
+        prompts,
+        keys=keys,
+        max_new_tokens=learner.config.max_new_tokens,
+        stop_ids=learner.end_ids,
+        pad_id=learner.pad_id,
+        temperature=learner.config.temperature,
+    )
+
+
+def _pretrain_loss(learner: Learner, purpose: tuple[int | str, ...]) -> Tensor:
+    """Mean next-token loss on a keyed draw of packed pretraining rows, nats per token."""
+    rows = learner.pretrain_rows
+    assert rows is not None
+    num = max(1, learner.config.pretrain_tokens // rows.shape[1])
+    chosen = rows[torch.randint(len(rows), (num,), generator=torch_generator(learner.run.key(*purpose)))]
+    with _autocast(learner):
+        logits = learner.model.policy(input_ids=chosen, use_cache=False).logits
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), chosen[:, 1:].flatten())
+
+
+def _pretrain_rows(config: Config, run: StageRun, tokenizer: Any) -> Tensor | None:
+    """Packed rows of pretraining text, or None where none is mixed in."""
+    from data.chat import encode_documents
+
+    if config.pretrain_coef == 0:
+        return None
+    texts = [row.text for row in read_jsonl(run.inputs["corpus"] / "text.train.jsonl", TextRow)]
+    return pack(encode_documents(tokenizer, texts), PRETRAIN_LENGTH)
+
+
+def _value_model(config: Config, run: StageRun) -> Any:
+    """A critic of its own: the reward model's trunk where there is one, else the policy's."""
+    from transformers import AutoModel
+
+    from pipeline.language_model import model_folder
+
+    if config.value_model == "head":
+        return None
+    reward = run.inputs.get("reward")
+    trunk = reward / "model" / "backbone" if reward and "learned" in config.rewards else model_folder(run.inputs["policy"])
+    model = AutoModel.from_pretrained(trunk, use_safetensors=True, dtype=torch.float32)
+    turn_dropout_off(model)
+    return model
+
+
+def _reward_function(name: str, run: StageRun) -> Score:
+    from reward.functions import load_function
+
+    return load_function(name, stage=run.inputs.get("reward"), precision=run.precision)
+
+
+def _gold(learner: Learner, items: Sequence[Item], texts: Sequence[str], ended: Sequence[bool]) -> dict[str, float]:
+    if learner.gold is None:
+        return {}
+    return {"gold": learner.gold(items, texts, ended).float().mean().item()}
+
+
+def _check_signal(scores: Tensor, ended: Tensor, step: int) -> None:
+    """Stop with a name for it when there is nothing to learn from."""
+    if not bool(torch.isfinite(scores).all()):
+        raise TrainingFault(f"PPO at step {step}: a score is not a finite number; check the reward function")
+    if not bool(ended.any()):
+        raise TrainingFault(
+            f"PPO at step {step}: never stops: no completion has an end. Train SFT longer or raise max_new_tokens"
+        )
+    if scores.std() == 0:
+        raise TrainingFault(
+            f"PPO at step {step}: no learning signal: all {len(scores)} scores are {scores[0]:.3f}. Check the reward"
+        )
+
+
+def _check_first_ratio(learner: Learner, deviation: float, step: int) -> None:
+    """Before any update the policy is the one that sampled: ratios are 1."""
+    bound = MAX_FIRST_RATIO[learner.run.precision]
+    if deviation > bound:
+        raise TrainingFault(
+            f"PPO at step {step}: |ratio - 1| is {deviation:.2e} on the first minibatch, above {bound:g}. Sampling and "
+            "learning disagree on temperature, mask or weights"
+        )
+
+
+def _diagnose(learner: Learner, batch: Experience, rows: Tensor, measured: dict[str, float]) -> str:
+    """Save a batch that broke the update; returns the message."""
+    with learner.run.publish("diagnosis") as folder:
+        save_state(folder, {"tokens": batch.tokens[rows], "mask": batch.mask[rows], "advantages": batch.advantages[rows]})
+    broken = ", ".join(f"{name} {value}" for name, value in measured.items() if not math.isfinite(value))
+    return f"PPO: {broken}; the step was not applied, its batch is in diagnosis/. Lower learning_rate"
+
+
+def _autocast(learner: Learner) -> AbstractContextManager[Any]:
+    return torch.autocast("cpu", torch.bfloat16, enabled=learner.run.precision == "bfloat16")

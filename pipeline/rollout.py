@@ -1,0 +1,252 @@
+"""Fast sampling with log-probabilities from any transformers causal language model.
+
+What makes it fast on a CPU: one plain decoding loop, eager attention for single queries (`sdpa` with one query
+is slow there), a key-value cache that is allocated once instead of grown by copies, inverse-CDF sampling in
+place of `torch.multinomial`, and rows that have ended leave the batch.
+
+Every row draws from its own keyed stream, so a completion does not depend on what else is in the batch, but for
+the rounding of matrix products of another shape. Log-probabilities are those of the distribution that the token
+was drawn from (temperature, top-k and top-p included), in nats, in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from data.collate import pad_left
+from data.randomness import uniforms
+
+COMPACT_BELOW = 0.8  # copy the cache to its live rows once fewer than this share of the rows live
+GREEDY = 0.0
+
+
+class Rollout(NamedTuple):
+    """Completions of a batch of prompts; counted tokens include the token that ended the completion."""
+
+    tokens: Int[Tensor, "batch time"]
+    mask: Bool[Tensor, "batch time"]
+    logprobs: Float[Tensor, "batch time"]
+    ended: Bool[Tensor, " batch"]
+
+    def completions(self) -> list[list[int]]:
+        """The counted tokens of each row as lists."""
+        return [row[kept].tolist() for row, kept in zip(self.tokens, self.mask, strict=True)]
+
+
+class Step(NamedTuple):
+    """One decoded token for each live row."""
+
+    rows: Int[Tensor, " live"]
+    tokens: Int[Tensor, " live"]
+    logprobs: Float[Tensor, " live"]
+    stopped: Bool[Tensor, " live"]
+
+
+@torch.inference_mode()
+def sample(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    keys: Sequence[int],
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    batch_size: int = 256,
+) -> Rollout:
+    """Sample one completion for each prompt.
+
+    Args:
+        model: any causal language model; it is used in evaluation mode.
+        prompts: token ids, each of one token or more.
+        keys: one key of a random stream for each prompt (see `data.randomness.key`).
+        max_new_tokens: the longest completion, in tokens.
+        stop_ids: a completion ends with the first of these tokens, which is counted.
+        pad_id: fills what is not counted.
+        temperature: divides the logits; 0 takes the most likely token (and reports it at temperature 1).
+        top_k: keep the k most likely tokens; 0 keeps all.
+        top_p: keep the smallest set of tokens with this probability; 1 keeps all.
+        batch_size: rows decoded together; prompts of like length share a batch.
+    """
+    num = len(prompts)
+    tokens = torch.full((num, max_new_tokens), pad_id, dtype=torch.long)
+    mask = torch.zeros((num, max_new_tokens), dtype=torch.bool)
+    logprobs = torch.zeros((num, max_new_tokens))
+    ended = torch.zeros(num, dtype=torch.bool)
+    by_length = sorted(range(num), key=lambda row: (len(prompts[row]), row))
+    for start in range(0, num, batch_size):
+        rows = torch.tensor(by_length[start : start + batch_size])
+        steps = decode(
+            model,
+            [prompts[row] for row in rows.tolist()],
+            keys=[keys[row] for row in rows.tolist()],
+            max_new_tokens=max_new_tokens,
+            stop_ids=stop_ids,
+            pad_id=pad_id,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+        )
+        for position, step in enumerate(steps):
+            live = rows[step.rows]
+            tokens[live, position] = step.tokens
+            mask[live, position] = True
+            logprobs[live, position] = step.logprobs
+            ended[live] = step.stopped
+    width = int(mask.any(dim=0).sum())
+    return Rollout(tokens[:, :width], mask[:, :width], logprobs[:, :width], ended)
+
+
+@torch.inference_mode()
+def decode(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    keys: Sequence[int],
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> Iterator[Step]:
+    """Decode one batch token by token; yields the tokens of the rows still live, on the CPU."""
+    device = model.device
+    tokens, mask = (tensor.to(device) for tensor in pad_left([list(prompt) for prompt in prompts], pad_id))
+    draws = torch.from_numpy(uniforms(keys, max_new_tokens)).to(device, torch.float32)
+    stops = torch.tensor(sorted(stop_ids), device=device)
+    rows = torch.arange(len(prompts), device=device)
+    alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    cache = _allocated_cache(model, tokens.shape[1] + max_new_tokens)
+    positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    was_training = model.training
+    model.eval()
+    try:
+        logits = _forward(model, tokens, mask, positions, cache, prefill=True)
+        for position in range(max_new_tokens):
+            drawn, logprob = draw(logits, draws[rows, position], temperature=temperature, top_k=top_k, top_p=top_p)
+            stopped = torch.isin(drawn, stops)
+            kept = alive.nonzero().squeeze(1)
+            yield Step(rows[kept].cpu(), drawn[kept].cpu(), logprob[kept].cpu(), stopped[kept].cpu())
+            alive = alive & ~stopped
+            num_alive = int(alive.sum())
+            if num_alive == 0 or position + 1 == max_new_tokens:
+                return
+            positions = positions[:, -1:] + 1
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            if num_alive < COMPACT_BELOW * len(rows):
+                kept = alive.nonzero().squeeze(1)
+                cache.batch_select_indices(kept)
+                rows, mask, positions, drawn, alive = (x[kept] for x in (rows, mask, positions, drawn, alive))
+            logits = _forward(model, drawn[:, None], mask, positions, cache, prefill=False)
+    finally:
+        model.train(was_training)
+
+
+def draw(
+    logits: Float[Tensor, "batch vocabulary"],
+    uniform: Float[Tensor, " batch"],
+    *,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Draw a token from each row by inverting its cumulative distribution at `uniform` in [0, 1).
+
+    Returns the tokens and their log-probabilities in nats. Temperature 0 takes the most likely token.
+    """
+    logits = logits.float()
+    if temperature == GREEDY:
+        tokens = logits.argmax(dim=-1)
+        return tokens, torch.log_softmax(logits, dim=-1).gather(1, tokens[:, None]).squeeze(1)
+    logprobs = torch.log_softmax(_filtered(logits / temperature, top_k, top_p), dim=-1)
+    cumulative = logprobs.exp().cumsum(dim=-1)
+    target = uniform[:, None] * cumulative[:, -1:]
+    tokens = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
+    return tokens.squeeze(1), logprobs.gather(1, tokens).squeeze(1)
+
+
+def _filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Set what top-k and top-p drop to minus infinity."""
+    if 0 < top_k < logits.shape[-1]:
+        smallest = logits.topk(top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if top_p < 1.0:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
+        dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, before >= top_p)
+        logits = logits.masked_fill(dropped, -torch.inf)
+    return logits
+
+
+def _forward(
+    model: PreTrainedModel, tokens: Tensor, mask: Tensor, positions: Tensor, cache: Cache, *, prefill: bool
+) -> Tensor:
+    """Logits of the last position; prompts go through the model's own attention, single queries through eager."""
+    with _attention(model, None if prefill else "eager"):
+        output = model(
+            input_ids=tokens,
+            attention_mask=None if bool(mask.all()) else mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    return output.logits[:, -1]
+
+
+@contextmanager
+def _attention(model: PreTrainedModel, name: str | None) -> Iterator[None]:
+    """Use another attention implementation for a while; on accelerators the model's own is kept."""
+    own = model.config._attn_implementation
+    if name is None or model.device.type != "cpu":
+        yield
+        return
+    model.config._attn_implementation = name
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = own
+
+
+class _AllocatedLayer(DynamicLayer):
+    """A cache layer that reserves its whole length once, so that a step writes one column and copies nothing."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity, self.length = capacity, 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            shape = (*key_states.shape[:2], self.capacity, key_states.shape[-1])
+            self._all_keys, self._all_values = key_states.new_empty(shape), value_states.new_empty(shape)
+        end = self.length + key_states.shape[-2]
+        self._all_keys[:, :, self.length : end] = key_states
+        self._all_values[:, :, self.length : end] = value_states
+        self.length = end
+        self.keys, self.values = self._all_keys[:, :, :end], self._all_values[:, :, :end]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._all_keys, self._all_values = self._all_keys[indices], self._all_values[indices]
+        self.keys, self.values = self._all_keys[:, :, : self.length], self._all_values[:, :, : self.length]
+
+
+def _allocated_cache(model: PreTrainedModel, capacity: int) -> Cache:
+    """A cache of reserved layers where all layers attend fully, else the model's own kind of cache."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    if any(kind != "full_attention" for kind in kinds):
+        return DynamicCache(config=model.config)
+    return Cache(layers=[_AllocatedLayer(capacity) for _ in kinds])

@@ -1,0 +1,36 @@
+"""Tiny models and tokenizers, made from config."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def tiny_llama():
+    """A factory of small Llama-type models with fixed weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def make(vocabulary=29, width=16, layers=2, seed=0, context=64):
+        config = LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            max_position_embeddings=context,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = LlamaForCausalLM(config)
+            for parameter in model.parameters():
+                parameter.data += 0.3 * torch.randn_like(parameter)
+        return model.eval()
+
+    return make

@@ -1,0 +1,166 @@
+"""PPO learns, measures what it says, and resumes to the same bits."""
+
+import copy
+
+import pytest
+import torch
+
+from data.rows import Item
+from pipeline import ppo
+from pipeline.actor_critic import ActorCritic, token_logprobs
+from pipeline.errors import TrainingFault
+from pipeline.run import StageRun
+from pipeline.stages.ppo import Config
+
+GOOD, STOP, VOCABULARY = 7, 2, 10
+SETTINGS = {
+    "num_episodes": 32 * 40,
+    "batch_size": 32,
+    "max_new_tokens": 5,
+    "temperature": 1.0,
+    "learning_rate": 3e-3,
+    "kl_coef": 0.0,
+    "value_model": "head",
+    "num_epochs": 2,
+    "num_minibatches": 2,
+    "micro_batch_size": 7,
+    "unended_score": None,
+    "max_kl": 1e6,
+}
+
+
+def share_of_good(items, texts, ended):
+    return torch.tensor([text.split().count(str(GOOD)) / max(1, len(text.split())) for text in texts])
+
+
+@pytest.fixture
+def make(tmp_path, tiny_llama, monkeypatch):
+    monkeypatch.setattr(ppo, "decode", lambda tokenizer, ids: " ".join(map(str, ids)))
+    items = [Item(str(n), ({"role": "user", "content": "?"},), str(n), "toy", "", None, {}) for n in range(3)]
+
+    def learner(folder="run", score=share_of_good, **changed):
+        config = Config(**{**SETTINGS, **changed})
+        policy = tiny_llama(vocabulary=VOCABULARY, seed=5)
+        model = ActorCritic(policy, None if config.value_model == "head" else copy.deepcopy(policy.model))
+        return ppo.Learner(
+            config=config,
+            run=StageRun("ppo", tmp_path / folder),
+            tokenizer=None,
+            model=model,
+            sampler=policy,
+            reference=copy.deepcopy(policy).requires_grad_(False),
+            optimizer=ppo.make_optimizer(config, model),
+            rewards={"learned": score},
+            gold=None,
+            items=items,
+            prompts=[[1, 3], [1, 4, 5], [1, 6, 6, 8]],
+            pretrain_rows=None,
+            end_ids=[STOP],
+            pad_id=0,
+            kl_coef=config.kl_coef,
+        )
+
+    return learner
+
+
+def train(learner, steps, start=0):
+    for step in range(start, steps):
+        batch = ppo.experience(learner, step)
+        ppo.update(learner, step, batch)
+    return ppo.experience(learner, steps).measured
+
+
+@pytest.mark.parametrize("value_model", ["head", "separate"])
+def test_learns_the_good_token(make, value_model):
+    assert train(make(value_model=value_model), 35)["score"] > 0.9
+
+
+def test_does_not_learn_when_learning_is_off(make):
+    assert train(make(learning_rate=1e-12), 35)["score"] < 0.4
+
+
+def test_kl_penalty_holds_the_policy_back(make):
+    free, held = train(make("free"), 20), train(make("held", kl_coef=1.0), 20)
+    assert held["kl"] < 0.2 * free["kl"]
+
+
+def test_kl_is_zero_and_ratio_one_before_the_first_update(make):
+    learner = make()
+    batch = ppo.experience(learner, 0)
+    assert abs(batch.measured["kl"]) < 1e-5  # float32 sums in another order
+    now = learner.model(batch.tokens, batch.mask, temperature=1.0).logprobs
+    torch.testing.assert_close(now[batch.mask].exp(), batch.old_logprobs[batch.mask].exp(), atol=1e-6, rtol=0)
+
+
+def test_first_ratio_check_is_red_when_temperatures_disagree(make, monkeypatch):
+    learner = make()
+    batch = ppo.experience(learner, 0)
+    learner.config = learner.config.model_copy(update={"temperature": 0.8})
+    with pytest.raises(TrainingFault, match="first minibatch"):
+        ppo.update(learner, 0, batch)
+
+
+def test_advantages_have_mean_0_and_variance_1_over_counted_tokens(make):
+    batch = ppo.experience(make(), 0)
+    counted = batch.advantages[batch.mask]
+    assert abs(counted.mean()) < 1e-5
+    assert abs(counted.var(unbiased=False) - 1) < 1e-2
+
+
+def test_resumed_run_has_the_bits_of_the_uninterrupted_one(make):
+    whole = make("whole", kl_coef=0.1)
+    train(whole, 6)
+    first = make("parts", kl_coef=0.1)
+    train(first, 4)
+    ppo.save(first, 4)
+    second = make("parts", kl_coef=0.1)
+    assert ppo.resume(second) == 4
+    train(second, 6, start=4)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name]), name
+
+
+def test_nan_score_stops_before_the_update(make):
+    with pytest.raises(TrainingFault, match="not a finite number"):
+        ppo.experience(make(score=lambda *_: torch.full((32,), torch.nan)), 0)
+
+
+def test_equal_scores_are_named_no_learning_signal(make):
+    with pytest.raises(TrainingFault, match="no learning signal"):
+        ppo.experience(make(score=lambda *_: torch.ones(32)), 0)
+
+
+def test_broken_update_is_not_applied_and_its_batch_is_kept(make):
+    learner = make()
+    batch = ppo.experience(learner, 0)
+    before = copy.deepcopy(learner.model.state_dict())
+    batch.returns[batch.mask] = torch.nan
+    with pytest.raises(TrainingFault, match="value_loss nan"):
+        ppo.update(learner, 0, batch)
+    assert all(torch.equal(value, before[name]) for name, value in learner.model.state_dict().items())
+    assert (learner.run.dir / "diagnosis").is_dir()
+
+
+def test_right_padding_changes_no_logprob(tiny_llama):
+    model = tiny_llama()
+    tokens = torch.tensor([[1, 5, 9, 4, 2]])
+    mask = torch.tensor([[False, False, True, True, True]])
+    padded = torch.nn.functional.pad(tokens, (0, 6))
+    longer = torch.nn.functional.pad(mask, (0, 6))
+    expected = token_logprobs(model, tokens, mask, temperature=0.7)
+    got = token_logprobs(model, padded, longer, temperature=0.7)
+    torch.testing.assert_close(got[:, :5], expected, atol=1e-5, rtol=0)
+    assert not got[:, 5:].any()
+
+
+def test_join_counts_completions_only():
+    tokens, mask = ppo.join([[1, 5], [1, 5, 6]], [[7, 2], [8]], pad_id=0)
+    assert tokens.tolist() == [[1, 5, 7, 2], [1, 5, 6, 8]]
+    assert mask.tolist() == [[False, False, True, True], [False, False, False, True]]
+
+
+def test_settings_that_do_not_fit_are_refused_with_the_arithmetic():
+    with pytest.raises(ValueError, match="32 is not a multiple of num_minibatches 5"):
+        Config(num_episodes=64, batch_size=32, num_minibatches=5)
+    with pytest.raises(ValueError, match="num_episodes 8 is less than one batch of 32"):
+        Config(num_episodes=8, batch_size=32)
