@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -156,21 +157,31 @@ def storage_errors(path: Path, num_bytes: int = 0) -> Iterator[None]:
     """Turn a full disk, quota or lost permission into a StorageFault that names the bytes needed."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-            errno.EFBIG,
-        ):
+    except StorageFault:
+        raise
+    except Exception as error:
+        reason = _storage_reason(error, path.parent)
+        if reason is None:
             raise
         needed = f"; at least {num_bytes:,} bytes are needed" if num_bytes else ""
         raise StorageFault(
-            f"cannot save {path.name}: {os.strerror(error.errno)}{needed}, {free_bytes(path.parent):,} are "
-            f"free. Make room or restore the permission; the same command continues from what is saved."
+            f"cannot save {path.name}: {reason}{needed}, {free_bytes(path.parent):,} are free. "
+            f"Make room or restore the permission; the same command continues from what is saved."
         ) from error
+
+
+def _storage_reason(error: Exception, folder: Path) -> str | None:
+    """Why the disk refused, or None where the error is another one."""
+    if isinstance(error, OSError):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            return os.strerror(error.errno)
+        ours = error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(folder)
+        return os.strerror(error.errno) if ours and error.errno in (errno.EACCES, errno.EPERM) else None
+    # safetensors and torch wrap the system's error in one of their own.
+    found = re.search(
+        r"No space left on device|File too large|Disk quota exceeded|file write failed", str(error)
+    )
+    return found[0] if found else None
 
 
 def free_bytes(path: Path) -> int:
