@@ -3,8 +3,8 @@
 The key hashes the resolved settings, the stage's name, seed and number format, the keys of its inputs, the
 digests of the data files that it reads, and the digests of the project modules that its file imports,
 transitively and wherever in the file the import stands. Imports under `if TYPE_CHECKING` never run and do not
-count. A module of an open folder that is loaded by name counts when a setting names it; files beside an imported
-module that are not Python (a template, a word list) count with it.
+count. A module of an open folder that is loaded by name counts when a setting names it; files beside an
+imported module that are not Python (a template, a word list) count with it.
 """
 
 from __future__ import annotations

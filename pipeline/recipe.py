@@ -5,7 +5,7 @@ Declarations only: every stage file imports this module, so it stays small; read
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -110,7 +110,6 @@ class StageSpec:
     module: ModuleType
     config: Settings
     inputs: Mapping[str, Reference | tuple[Reference, ...] | None]
-    section: Mapping[str, Any] = field(default_factory=dict)
 
     def references(self) -> list[tuple[str, Reference]]:
         """Every (role, referenced stage) pair, in order."""
