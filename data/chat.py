@@ -51,10 +51,12 @@ class EncodedChat(NamedTuple):
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Encode ordinary texts, many at once; no special token is parsed out of them or added to them."""
     backend = _backend(tokenizer, parse_special=False)
-    inside_marker = _inside_marker(tokenizer)
-    pieces = [_cut(text, inside_marker) if inside_marker else [text] for text in texts]
-    encoded = iter(backend.encode_batch_fast([p for row in pieces for p in row], add_special_tokens=False))
-    rows = [[token for _ in row for token in next(encoded).ids] for row in pieces]
+    markers = _inside_marker(tokenizer)
+    if markers is None:
+        rows = [piece.ids for piece in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    else:
+        cut = (backend.encode_batch_fast(_cut(text, markers), add_special_tokens=False) for text in texts)
+        rows = [[token for piece in pieces for token in piece.ids] for pieces in cut]
     control = _control_ids(tokenizer)
     for text, row in zip(texts, rows, strict=True):
         assert control.isdisjoint(row), f"a control token arose from the text {text[:80]!r}"
