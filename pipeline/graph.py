@@ -83,6 +83,8 @@ def data_root_of(settings: RecipeSettings) -> Path | None:
 def resolved(recipe: Recipe, precision: str, seed: int | None = None) -> dict[str, Any]:
     """The recipe as plain data with every default and input written out; it loads to the same stages."""
     settings = recipe.settings.model_dump(mode="json", exclude_none=True)
+    if not settings["description"]:
+        del settings["description"]
     settings["precision"] = precision
     settings.pop("seed" if "seeds" in settings else "seeds", None)
     if seed is not None:
@@ -194,7 +196,7 @@ class _Builder:
             return None
         if not self.problems:
             self._cross_check(specs, settings)
-        return Recipe(settings, specs, package=self.package)
+        return Recipe(settings, specs)
 
     def _settings(self) -> RecipeSettings | None:
         items = {key: node for key, node in self.root.value.items() if key != "stages"}

@@ -189,7 +189,7 @@ def _strings(value: Any) -> Iterable[str]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What changed between the parts of two keys, in words: "learning_rate 1e-4 -> 5e-5"."""
     reasons = _changed(_flat(old.get("config", {})), _flat(new.get("config", {})))
-    for name in sorted({*old, *new} - {"config", "inputs", "files", "code", "name"}):
+    for name in sorted(set(new) - {"config", "inputs", "files", "code"}):
         if old.get(name) != new.get(name):
             reasons.append(f"{name} {shown(old.get(name))} -> {shown(new.get(name))}")
     reasons += _changed_inputs(old.get("inputs", {}), new.get("inputs", {}))

@@ -130,7 +130,6 @@ class Recipe:
     stages: Sequence[StageSpec]
     source: str = ""
     changes: Sequence[str] = ()
-    package: str = "pipeline.stages"
 
     def stage(self, name: str) -> StageSpec:
         """The stage of this name; it must exist."""

@@ -122,7 +122,7 @@ def finish_stage(folder: Path, record: Mapping[str, Any]) -> None:
     """Flush a stage's files and write its record last; then drop what only an unfinished stage needs."""
     fsync_tree(folder)
     manifest = manifest_of(folder, outputs(folder))
-    write_json(folder / STAGE_JSON, {**record, "files_written": manifest})
+    write_json(folder / STAGE_JSON, {**record, "manifest": manifest})
     tidy_stage(folder)
 
 
@@ -135,7 +135,7 @@ def tidy_stage(folder: Path) -> None:
 
 def stage_damage(folder: Path, record: Mapping[str, Any], *, quick: bool = False) -> str | None:
     """What is wrong with a finished stage's files, or None; `quick` compares sizes only."""
-    manifest: Manifest = record.get("files_written", {})
+    manifest: Manifest = record.get("manifest", {})
     if not quick:
         return damage(folder, manifest)
     for name, expected in manifest.items():

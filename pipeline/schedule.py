@@ -1,4 +1,4 @@
-"""What a run has to do and why: each stage is skipped, continued or run, by its key and what is on the disk."""
+"""What a run has to do and why: each stage is skipped, continued or run, by its key and what lies on disk."""
 
 from __future__ import annotations
 
