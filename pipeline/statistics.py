@@ -1,0 +1,284 @@
+"""Intervals, paired comparisons and corrections for scored items that come in clusters: pure functions.
+
+Items of one cluster (a person, a template, a book) are alike, so uncertainty comes from the clusters.
+Sources: Miller 2024 (arXiv 2411.00640, appendix A), Wilson 1927, Kish 1965 (design effect), Hesterberg 2015
+(expanded percentile interval), McNemar 1947, Holm 1979. A score of nan could not be scored: it is left out
+and not counted in `num`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+Scores = Sequence[float] | Float[np.ndarray, " items"]
+Clusters = Any  # one name or number per item; None: every item is its own cluster
+
+FEW_CLUSTERS = 30  # below this many, intervals are rough and the report says so
+
+
+class Interval(NamedTuple):
+    """An estimate with its interval, standard error, and how many items and clusters it rests on."""
+
+    value: float
+    low: float
+    high: float
+    se: float
+    num: int
+    num_clusters: int
+
+
+class Paired(NamedTuple):
+    """The mean change from `before` to `after` on the same items, and how sure it is.
+
+    `p_value` is the clustered t-test's. For items that are right (1) or wrong (0), `gained` and `lost` count
+    the discordant ones and `mcnemar_p` is exact but takes items for independent; None for other scores.
+    `smallest` is the minimum detectable effect at power 0.8.
+    """
+
+    value: float
+    low: float
+    high: float
+    se: float
+    num: int
+    num_clusters: int
+    p_value: float
+    gained: int | None
+    lost: int | None
+    mcnemar_p: float | None
+    smallest: float
+
+
+NOTHING = Interval(float("nan"), float("nan"), float("nan"), float("nan"), 0, 0)
+
+
+# --- one sample ------------------------------------------------------------------------------------------
+
+
+def clustered_se(residuals: Scores, clusters: Clusters = None) -> float:
+    """Standard error of a mean from residuals: `sqrt(C/(C-1) sum_c (sum_{i in c} r_i)^2) / n`; nan for C < 2.
+
+    Miller 2024, appendix A, with the small-sample factor C/(C-1). Without clusters every item is its own.
+    """
+    r, codes, num_clusters = _prepare(residuals, clusters)
+    if num_clusters < 2:
+        return float("nan")
+    sums = np.bincount(codes, weights=r, minlength=num_clusters)
+    return float(np.sqrt(num_clusters / (num_clusters - 1) * np.sum(sums**2)) / len(r))
+
+
+def mean(scores: Scores, clusters: Clusters = None, *, level: float = 0.95) -> Interval:
+    """Mean with a Student-t interval, C - 1 degrees of freedom, clustered standard error."""
+    return ratio(scores, np.ones(len(scores)), clusters, level=level)
+
+
+def ratio(
+    numerators: Scores, denominators: Scores, clusters: Clusters = None, *, level: float = 0.95
+) -> Interval:
+    """Sum of numerators over sum of denominators (nats per token): a linearised, clustered t interval."""
+    keep = np.isfinite(np.asarray(numerators, dtype=float))
+    top, codes, num_clusters = _prepare(numerators, clusters)
+    bottom = np.asarray(denominators, dtype=float)[keep]
+    if not len(top) or bottom.sum() <= 0:
+        return NOTHING
+    value = float(top.sum() / bottom.sum())
+    se = clustered_se((top - value * bottom) / bottom.mean(), codes)
+    half = t_quantile(level, num_clusters) * se
+    return Interval(value, value - half, value + half, se, len(top), num_clusters)
+
+
+def rate(scores: Scores, clusters: Clusters = None, *, level: float = 0.95) -> Interval:
+    """Share of 1 among scores of 0 and 1, with a Wilson interval on n / design effect.
+
+    The design effect is (clustered SE / simple SE)^2, at least 1; where all scores are equal it cannot be
+    estimated and n is the number of clusters. Differs from Wilson: the quantile is Student's with C - 1
+    degrees of freedom, as the standard error is estimated from C clusters.
+    """
+    s, codes, num_clusters = _prepare(scores, clusters)
+    if not len(s):
+        return NOTHING
+    assert np.isin(s, (0, 1)).all(), "a rate is of scores 0 and 1; use mean"
+    value, se = float(s.mean()), clustered_se(s - s.mean(), codes)
+    simple = np.sqrt(value * (1 - value) / len(s))
+    if num_clusters < 2 or simple == 0:
+        effective = float(num_clusters)
+    else:
+        effective = max(min(len(s) / max(se / simple, 1e-9) ** 2, len(s)), 1.0)
+    low, high = wilson(value, effective, quantile=t_quantile(level, num_clusters))
+    return Interval(value, low, high, se, len(s), num_clusters)
+
+
+def wilson(value: float, num: float, *, quantile: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson's score interval of a rate `value` seen on `num` (effective) items."""
+    q2 = quantile**2
+    centre = (value + q2 / (2 * num)) / (1 + q2 / num)
+    half = quantile / (1 + q2 / num) * np.sqrt(value * (1 - value) / num + q2 / (4 * num**2))
+    # At 0 and 1 the bound is exact; rounding must not move it past the estimate.
+    return float(min(max(centre - half, 0), value)), float(max(min(centre + half, 1), value))
+
+
+def t_quantile(level: float, num_clusters: int) -> float:
+    """Two-sided Student quantile with C - 1 degrees of freedom; that of C = 2 where there is one cluster."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + level) / 2, max(num_clusters - 1, 1)))
+
+
+def above_chance(value: float, chance: float) -> float:
+    """Accuracy where chance is 0 and perfect is 1: `(value - chance) / (1 - chance)`."""
+    return (value - chance) / (1 - chance)
+
+
+# --- two answers to the same items -----------------------------------------------------------------------
+
+
+def paired_difference(
+    before: Scores,
+    after: Scores,
+    clusters: Clusters = None,
+    *,
+    key: int,
+    level: float = 0.95,
+    num_resamples: int = 2000,
+) -> Paired:
+    """Mean of `after - before` over items scored in both, with a cluster-bootstrap interval.
+
+    Whole clusters are drawn with replacement; the percentile interval is expanded for C clusters (Hesterberg
+    2015), without which it is too narrow. The draws depend on `key` alone.
+    """
+    a, b = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    assert a.shape == b.shape, f"{a.shape} scores before, {b.shape} after: pairs need the same items"
+    d, codes, num_clusters = _prepare(b - a, clusters)
+    if not len(d):
+        nan = float("nan")
+        return Paired(nan, nan, nan, nan, 0, 0, 1.0, None, None, None, nan)
+    scored = np.isfinite(a) & np.isfinite(b)
+    binary = bool(np.isin(np.concatenate([a[scored], b[scored]]), (0, 1)).all())
+    value, se = float(d.mean()), clustered_se(d - d.mean(), codes)
+    if se > 0:
+        low, high = _bootstrap(d, codes, num_clusters, key=key, level=level, num_resamples=num_resamples)
+    else:
+        low, high = _unvaried(value, num_clusters, binary=binary, level=level)
+    gained, lost = (int((d > 0).sum()), int((d < 0).sum())) if binary else (None, None)
+    return Paired(
+        value,
+        low,
+        high,
+        se,
+        len(d),
+        num_clusters,
+        t_test(value, se, num_clusters),
+        gained,
+        lost,
+        mcnemar(gained, lost) if gained is not None and lost is not None else None,
+        minimum_detectable_effect(se),
+    )
+
+
+def t_test(value: float, se: float, num_clusters: int) -> float:
+    """Two-sided p-value of a mean that is 0 under the null, from C clusters; 1 where all are 0."""
+    from scipy.stats import t
+
+    if num_clusters < 2 or (se == 0 and value == 0):
+        return 1.0
+    if se == 0:  # every cluster moved alike: as many signs of one kind as there are clusters
+        return float(2.0 ** (1 - num_clusters))
+    return float(2 * t.sf(abs(value) / se, num_clusters - 1))
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Exact two-sided McNemar test: P(at least so uneven | gained + lost fair coins); 1 where none."""
+    from scipy.stats import binom
+
+    if gained + lost == 0:
+        return 1.0
+    return float(min(1.0, 2 * binom.cdf(min(gained, lost), gained + lost, 0.5)))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Adjusted p-values of a family of tests (Holm 1979): each is at most its level where below it."""
+    adjusted, largest = {}, 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: (p_values[name], name))):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        adjusted[name] = largest
+    return {name: adjusted[name] for name in p_values}
+
+
+def minimum_detectable_effect(se: float, *, level: float = 0.95, power: float = 0.8) -> float:
+    """Smallest true change that a two-sided test finds with this power: `(z_level + z_power) * se`."""
+    from scipy.stats import norm
+
+    return float((norm.ppf((1 + level) / 2) + norm.ppf(power)) * se)
+
+
+def win_scores(ours: Scores, theirs: Scores) -> Float[np.ndarray, " items"]:
+    """1 where ours scores higher, 0 where theirs does, 1/2 for ties; nan where either could not be scored."""
+    a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
+    return np.where(np.isfinite(a) & np.isfinite(b), (np.sign(a - b) + 1) / 2, np.nan)
+
+
+def win_rate(ours: Scores, theirs: Scores, clusters: Clusters = None, *, level: float = 0.95) -> Interval:
+    """Share of items that ours wins, ties half, with a clustered t interval inside [0, 1]."""
+    found = mean(win_scores(ours, theirs), clusters, level=level)
+    return found._replace(low=max(found.low, 0.0), high=min(found.high, 1.0))
+
+
+def decided_win_rate(
+    ours: Scores, theirs: Scores, clusters: Clusters = None, *, level: float = 0.95
+) -> Interval:
+    """Wins over wins and losses: ties left out."""
+    wins = win_scores(ours, theirs)
+    return rate(np.where(wins == 0.5, np.nan, wins), clusters, level=level)
+
+
+# --- inside ----------------------------------------------------------------------------------------------
+
+
+def _prepare(
+    scores: Any, clusters: Any
+) -> tuple[Float[np.ndarray, " items"], Int[np.ndarray, " items"], int]:
+    """The scored items, the code of each one's cluster, and how many clusters there are."""
+    s = np.asarray(scores, dtype=float)
+    keep = np.isfinite(s)
+    names = np.arange(len(s)) if clusters is None else np.asarray(clusters)
+    if len(names) == len(s):
+        names = names[keep]
+    _, codes = np.unique(names, return_inverse=True)
+    return s[keep], codes, int(codes.max()) + 1 if len(codes) else 0
+
+
+def _bootstrap(
+    d: Float[np.ndarray, " items"],
+    codes: Int[np.ndarray, " items"],
+    num_clusters: int,
+    *,
+    key: int,
+    level: float,
+    num_resamples: int,
+) -> tuple[float, float]:
+    from scipy.stats import norm
+
+    sums = np.bincount(codes, weights=d, minlength=num_clusters)
+    sizes = np.bincount(codes, minlength=num_clusters)
+    generator = np.random.Generator(np.random.Philox(key=key))
+    means = []
+    rows_at_once = max(1, 4_000_000 // num_clusters)  # bounds memory; the stream of draws is the same
+    for first in range(0, num_resamples, rows_at_once):
+        shape = (min(rows_at_once, num_resamples - first), num_clusters)
+        drawn = generator.integers(0, num_clusters, shape)
+        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
+    factor = np.sqrt(num_clusters / (num_clusters - 1))
+    tail = norm.cdf(-factor * t_quantile(level, num_clusters))
+    low, high = np.quantile(np.concatenate(means), (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def _unvaried(value: float, num_clusters: int, *, binary: bool, level: float) -> tuple[float, float]:
+    """An interval where all items changed alike: what C clusters without an exception still allow."""
+    if not binary:
+        return value, value
+    half = wilson(0.0, num_clusters, quantile=t_quantile(level, num_clusters))[1]
+    return max(value - half, -1.0), min(value + half, 1.0)
