@@ -48,7 +48,7 @@ class ActorCritic(nn.Module):
         *,
         temperature: float,
     ) -> Evaluated:
-        """Log-probabilities and entropy at the sampling temperature (nats), and values, of the counted tokens."""
+        """Log-probabilities and entropy at the sampling temperature, in nats, and values."""
         hidden = before_counted(self.policy.base_model(input_ids=tokens, use_cache=False)[0], mask)
         critic = hidden
         if self.value_model is not None:
@@ -62,7 +62,11 @@ class ActorCritic(nn.Module):
 
 
 def token_logprobs(
-    model: PreTrainedModel, tokens: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"], *, temperature: float
+    model: PreTrainedModel,
+    tokens: Int[Tensor, "batch time"],
+    mask: Bool[Tensor, "batch time"],
+    *,
+    temperature: float,
 ) -> Float[Tensor, "batch time"]:
     """Log-probabilities of the counted tokens under any causal language model, in nats."""
     hidden = before_counted(model.base_model(input_ids=tokens, use_cache=False)[0], mask)
@@ -77,6 +81,8 @@ def before_counted(
     return hidden[:, :-1][mask[:, 1:]]
 
 
-def at_counted(flat: Float[Tensor, " counted"], mask: Bool[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+def at_counted(
+    flat: Float[Tensor, " counted"], mask: Bool[Tensor, "batch time"]
+) -> Float[Tensor, "batch time"]:
     """Lay a flat list of counted tokens out over the batch; 0 elsewhere."""
     return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)

@@ -1,7 +1,7 @@
 """A causal language model with its tokenizer: load, generate, stream, log-probabilities.
 
-All that evaluation and chat need. A prompt is either text, which the model continues, or a conversation, which
-it answers in its chat format.
+All that evaluation and chat need. A prompt is either text, which the model continues, or a conversation,
+which it answers in its chat format.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class LanguageModel:
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{source}: no model could be loaded ({str(error).splitlines()[0]}); a model is a stage directory, a "
-                "Hugging Face folder with safetensors weights, or a hub id"
+                f"{source}: no model could be loaded ({str(error).splitlines()[0]}); a model is a stage "
+                "directory, a Hugging Face folder with safetensors weights, or a hub id"
             ) from error
         return cls(model.to(device).eval(), tokenizer, str(source))
 
@@ -122,7 +122,7 @@ class LanguageModel:
     def stream(
         self, prompt: Prompt, *, key: int, max_new_tokens: int, temperature: float, **options: Any
     ) -> Iterator[tuple[int, float]]:
-        """Tokens of one completion with their log-probabilities, as they are drawn; the same as `generate`'s."""
+        """Tokens of one completion with their log-probabilities as they are drawn; those of `generate`."""
         steps = rollout.decode(
             self.model,
             [self.encode(prompt)],

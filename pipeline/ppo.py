@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,14 +17,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.chat import decode, encode_prompt
+from data.chat import decode, encode_prompts
 from data.collate import pack, pad_right
 from data.errors import InputError
-from data.randomness import key, torch_generator
+from data.randomness import torch_generator
 from data.rows import Item, TextRow, read_jsonl
-from data.sampler import position_index
+from data.sampler import indices
 from pipeline import rl, rollout
-from pipeline.actor_critic import ActorCritic, token_logprobs
+from pipeline.actor_critic import ActorCritic, Evaluated, token_logprobs
 from pipeline.checkpoint import load_state, save_state
 from pipeline.errors import TrainingFault
 from pipeline.language_model import LanguageModel
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
     from pipeline.run import StageRun
     from pipeline.stages.ppo import Config
 
-# |ratio - 1| on the first minibatch of a batch: the batch's shape changes the order of sums. In bf16 the logits
-# themselves are rounded to 8 bits, so the bound holds for the largest logits that occur (about 16).
+# |ratio - 1| on the first minibatch of a batch: the batch's shape changes the order of sums. In bf16 the
+# logits themselves are rounded to 8 bits, so the bound holds for the largest that occur (about 16).
 MAX_FIRST_RATIO = {"float32": 1e-5, "bfloat16": 0.15}
 PRETRAIN_LENGTH = 128  # tokens in a packed row of pretraining text
 ADAM_BETAS = (0.9, 0.999)
@@ -88,13 +87,13 @@ def make_learner(config: Config, run: StageRun) -> Learner:
     turn_dropout_off(policy.model)
     model = ActorCritic(policy.model, _value_model(config, run))
     items = read_jsonl(run.inputs["corpus"] / "items.rl.jsonl", Item)
-    prompts = [encode_prompt(policy.tokenizer, item.prompt) for item in items]
+    prompts = encode_prompts(policy.tokenizer, [item.prompt for item in items])
     context = policy.model.config.max_position_embeddings
     fitting = [row for row, prompt in enumerate(prompts) if len(prompt) + config.max_new_tokens <= context]
     if not fitting:
         raise InputError(
-            f"ppo: no prompt leaves room for max_new_tokens {config.max_new_tokens} in the model's context of {context} "
-            "tokens; lower max_new_tokens or use shorter prompts"
+            f"ppo: no prompt leaves room for max_new_tokens {config.max_new_tokens} in the model's context of "
+            f"{context} tokens; lower max_new_tokens or use shorter prompts"
         )
     run.note(prompts=len(fitting), prompts_too_long=len(prompts) - len(fitting))
     sampler = policy.model
@@ -121,7 +120,9 @@ def make_learner(config: Config, run: StageRun) -> Learner:
 
 def make_optimizer(config: Config, model: ActorCritic) -> torch.optim.Optimizer:
     """Adam over policy and critic; its rate is set anew for each batch."""
-    return torch.optim.Adam(model.parameters(), lr=config.learning_rate, eps=config.adam_eps, betas=ADAM_BETAS)
+    return torch.optim.Adam(
+        model.parameters(), lr=config.learning_rate, eps=config.adam_eps, betas=ADAM_BETAS
+    )
 
 
 def turn_dropout_off(model: torch.nn.Module) -> None:
@@ -138,7 +139,7 @@ def experience(learner: Learner, step: int) -> Experience:
     """Sample one batch with the present policy, score it, and compute advantages and returns."""
     config, run = learner.config, learner.run
     started = time.perf_counter()
-    rows = [position_index(run.seed, step * config.batch_size + b, len(learner.items)) for b in range(config.batch_size)]
+    rows = indices(run.seed, step * config.batch_size, config.batch_size, len(learner.items)).tolist()
     items = [learner.items[row] for row in rows]
     prompts = [learner.prompts[row] for row in rows]
     drawn = _sample(learner, prompts, keys=[run.key("rollout", step, b) for b in range(config.batch_size)])
@@ -148,9 +149,9 @@ def experience(learner: Learner, step: int) -> Experience:
     ended = drawn.ended.tolist()
     terms = {name: score(items, texts, ended).float() for name, score in learner.rewards.items()}
     scores = torch.stack([config.rewards[name] * term for name, term in terms.items()]).sum(dim=0)
-    _check_signal(scores, drawn.ended, step)
+    _check_signal(scores, drawn.ended, step, config.unended_score)
     if config.unended_score is not None:
-        scores = torch.where(drawn.ended, scores, torch.full_like(scores, config.unended_score))
+        scores = rl.replace_unended_scores(scores, drawn.ended, unended_score=config.unended_score)
     scored = time.perf_counter()
 
     tokens, mask = join(prompts, drawn.completions(), learner.pad_id)
@@ -207,7 +208,9 @@ def update(learner: Learner, step: int, batch: Experience) -> dict[str, float]:
     }
 
 
-def _minibatch(learner: Learner, batch: Experience, rows: Tensor, *, purpose: tuple[int | str, ...]) -> dict[str, float]:
+def _minibatch(
+    learner: Learner, batch: Experience, rows: Tensor, *, purpose: tuple[int | str, ...]
+) -> dict[str, float]:
     """One optimizer step on some rows of a batch, in micro-batches of like length."""
     config = learner.config
     total = batch.mask[rows].sum()
@@ -222,12 +225,18 @@ def _minibatch(learner: Learner, batch: Experience, rows: Tensor, *, purpose: tu
         (loss * share).backward()
         for name, value in measured.items():
             weight = value if name == "ratio_deviation" else value * share
-            sums[name] = max(sums.get(name, 0.0), weight) if name == "ratio_deviation" else sums.get(name, 0.0) + weight
+            sums[name] = (
+                max(sums.get(name, 0.0), weight)
+                if name == "ratio_deviation"
+                else sums.get(name, 0.0) + weight
+            )
     if learner.pretrain_rows is not None:
         loss = _pretrain_loss(learner, purpose)
         (config.pretrain_coef * loss).backward()
         sums["pretrain_loss"] = loss.item()
-    norm = torch.nn.utils.clip_grad_norm_(learner.model.parameters(), config.max_grad_norm, foreach=True).item()
+    norm = torch.nn.utils.clip_grad_norm_(
+        learner.model.parameters(), config.max_grad_norm, foreach=True
+    ).item()
     if not all(math.isfinite(value) for value in (norm, *sums.values())):
         raise TrainingFault(_diagnose(learner, batch, rows, {**sums, "grad_norm": norm}))
     learner.optimizer.step()
@@ -240,7 +249,14 @@ def _losses(learner: Learner, batch: Experience, rows: Tensor) -> tuple[Tensor, 
     width = int(batch.mask[rows].any(dim=0).nonzero().max()) + 1
     tokens, mask, old_logprobs, old_values, advantages, returns = (
         array[rows, :width]
-        for array in (batch.tokens, batch.mask, batch.old_logprobs, batch.old_values, batch.advantages, batch.returns)
+        for array in (
+            batch.tokens,
+            batch.mask,
+            batch.old_logprobs,
+            batch.old_values,
+            batch.advantages,
+            batch.returns,
+        )
     )
     with _autocast(learner):
         new = learner.model(tokens, mask, temperature=config.temperature)
@@ -262,7 +278,11 @@ def control_kl(learner: Learner, kl: float) -> None:
     config = learner.config
     if config.kl_control == "adaptive":
         learner.kl_coef = rl.adaptive_kl_coef(
-            learner.kl_coef, kl, target=config.kl_target, horizon=config.kl_horizon, num_episodes=config.batch_size
+            learner.kl_coef,
+            kl,
+            target=config.kl_target,
+            horizon=config.kl_horizon,
+            num_episodes=config.batch_size,
         )
 
 
@@ -276,11 +296,15 @@ def best_of_n_gate(learner: Learner) -> None:
     repeated = [row for row in rows for _ in range(config.gate_samples)]
     items = [learner.items[row] for row in repeated]
     drawn = _sample(
-        learner, [learner.prompts[row] for row in repeated], keys=[run.key("gate", n) for n in range(len(repeated))]
+        learner,
+        [learner.prompts[row] for row in repeated],
+        keys=[run.key("gate", n) for n in range(len(repeated))],
     )
     texts, ended = [decode(learner.tokenizer, tokens) for tokens in drawn.completions()], drawn.ended.tolist()
     shape = (len(rows), config.gate_samples)
-    proxy = sum(config.rewards[name] * score(items, texts, ended).float() for name, score in learner.rewards.items())
+    proxy = sum(
+        config.rewards[name] * score(items, texts, ended).float() for name, score in learner.rewards.items()
+    )
     gold = learner.gold(items, texts, ended).float().view(shape)
     best = gold.gather(1, torch.as_tensor(proxy).view(shape).argmax(dim=1, keepdim=True)).mean().item()
     single = gold.mean().item()
@@ -353,10 +377,8 @@ def join(
     return tokens, (positions >= starts) & (positions < ends)
 
 
-def _old_and_reference(learner: Learner, tokens: Tensor, mask: Tensor) -> tuple[Any, Tensor]:
+def _old_and_reference(learner: Learner, tokens: Tensor, mask: Tensor) -> tuple[Evaluated, Tensor]:
     """Log-probabilities, values and entropy before the update, and the reference's log-probabilities."""
-    from pipeline.actor_critic import Evaluated
-
     config = learner.config
     arrays = [torch.zeros(mask.shape) for _ in range(4)]
     lengths = mask.long().argmax(dim=1) + mask.sum(dim=1)
@@ -418,7 +440,11 @@ def _value_model(config: Config, run: StageRun) -> Any:
     if config.value_model == "head":
         return None
     reward = run.inputs.get("reward")
-    trunk = reward / "model" / "backbone" if reward and "learned" in config.rewards else model_folder(run.inputs["policy"])
+    trunk = (
+        reward / "model" / "backbone"
+        if reward and "learned" in config.rewards
+        else model_folder(run.inputs["policy"])
+    )
     model = AutoModel.from_pretrained(trunk, use_safetensors=True, dtype=torch.float32)
     turn_dropout_off(model)
     return model
@@ -430,23 +456,27 @@ def _reward_function(name: str, run: StageRun) -> Score:
     return load_function(name, stage=run.inputs.get("reward"), precision=run.precision)
 
 
-def _gold(learner: Learner, items: Sequence[Item], texts: Sequence[str], ended: Sequence[bool]) -> dict[str, float]:
+def _gold(
+    learner: Learner, items: Sequence[Item], texts: Sequence[str], ended: Sequence[bool]
+) -> dict[str, float]:
     if learner.gold is None:
         return {}
     return {"gold": learner.gold(items, texts, ended).float().mean().item()}
 
 
-def _check_signal(scores: Tensor, ended: Tensor, step: int) -> None:
+def _check_signal(scores: Tensor, ended: Tensor, step: int, unended_score: float | None) -> None:
     """Stop with a name for it when there is nothing to learn from."""
     if not bool(torch.isfinite(scores).all()):
         raise TrainingFault(f"PPO at step {step}: a score is not a finite number; check the reward function")
-    if not bool(ended.any()):
+    if unended_score is not None and not bool(ended.any()):
         raise TrainingFault(
-            f"PPO at step {step}: never stops: no completion has an end. Train SFT longer or raise max_new_tokens"
+            f"PPO at step {step}: never stops: no completion has an end. Train SFT longer or raise "
+            "max_new_tokens"
         )
-    if scores.std() == 0:
+    if step == 0 and scores.std() == 0:
         raise TrainingFault(
-            f"PPO at step {step}: no learning signal: all {len(scores)} scores are {scores[0]:.3f}. Check the reward"
+            f"PPO at step {step}: no learning signal: all {len(scores)} scores are {scores[0]:.3f}. Check the "
+            "reward"
         )
 
 
@@ -455,15 +485,18 @@ def _check_first_ratio(learner: Learner, deviation: float, step: int) -> None:
     bound = MAX_FIRST_RATIO[learner.run.precision]
     if deviation > bound:
         raise TrainingFault(
-            f"PPO at step {step}: |ratio - 1| is {deviation:.2e} on the first minibatch, above {bound:g}. Sampling and "
-            "learning disagree on temperature, mask or weights"
+            f"PPO at step {step}: |ratio - 1| is {deviation:.2e} on the first minibatch, above {bound:g}. "
+            "Sampling and learning disagree on temperature, mask or weights"
         )
 
 
 def _diagnose(learner: Learner, batch: Experience, rows: Tensor, measured: dict[str, float]) -> str:
     """Save a batch that broke the update; returns the message."""
     with learner.run.publish("diagnosis") as folder:
-        save_state(folder, {"tokens": batch.tokens[rows], "mask": batch.mask[rows], "advantages": batch.advantages[rows]})
+        save_state(
+            folder,
+            {"tokens": batch.tokens[rows], "mask": batch.mask[rows], "advantages": batch.advantages[rows]},
+        )
     broken = ", ".join(f"{name} {value}" for name, value in measured.items() if not math.isfinite(value))
     return f"PPO: {broken}; the step was not applied, its batch is in diagnosis/. Lower learning_rate"
 

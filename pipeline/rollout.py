@@ -1,12 +1,12 @@
 """Fast sampling with log-probabilities from any transformers causal language model.
 
-What makes it fast on a CPU: one plain decoding loop, eager attention for single queries (`sdpa` with one query
-is slow there), a key-value cache that is allocated once instead of grown by copies, inverse-CDF sampling in
-place of `torch.multinomial`, and rows that have ended leave the batch.
+What makes it fast on a CPU: one plain decoding loop, eager attention for single queries (`sdpa` with one
+query is slow there), a key-value cache that is allocated once instead of grown by copies, inverse-CDF sampling
+in place of `torch.multinomial`, and rows that have ended leave the batch.
 
-Every row draws from its own keyed stream, so a completion does not depend on what else is in the batch, but for
-the rounding of matrix products of another shape. Log-probabilities are those of the distribution that the token
-was drawn from (temperature, top-k and top-p included), in nats, in float32.
+Every row draws from its own keyed stream, so a completion does not depend on what else is in the batch, but
+for the rounding of matrix products of another shape. Log-probabilities are those of the distribution that the
+token was drawn from (temperature, top-k and top-p included), in nats, in float32.
 """
 
 from __future__ import annotations
@@ -134,7 +134,9 @@ def decode(
     try:
         logits = _forward(model, tokens, mask, positions, cache, prefill=True)
         for position in range(max_new_tokens):
-            drawn, logprob = draw(logits, draws[rows, position], temperature=temperature, top_k=top_k, top_p=top_p)
+            drawn, logprob = draw(
+                logits, draws[rows, position], temperature=temperature, top_k=top_k, top_p=top_p
+            )
             stopped = torch.isin(drawn, stops)
             kept = alive.nonzero().squeeze(1)
             yield Step(rows[kept].cpu(), drawn[kept].cpu(), logprob[kept].cpu(), stopped[kept].cpu())
@@ -192,7 +194,7 @@ def _filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
 def _forward(
     model: PreTrainedModel, tokens: Tensor, mask: Tensor, positions: Tensor, cache: Cache, *, prefill: bool
 ) -> Tensor:
-    """Logits of the last position; prompts go through the model's own attention, single queries through eager."""
+    """Logits of the last position; single queries go through eager attention."""
     with _attention(model, None if prefill else "eager"):
         output = model(
             input_ids=tokens,
@@ -226,7 +228,9 @@ class _AllocatedLayer(DynamicLayer):
         super().__init__()
         self.capacity, self.length = capacity, 0
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             shape = (*key_states.shape[:2], self.capacity, key_states.shape[-1])

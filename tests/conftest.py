@@ -7,6 +7,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
+torch.set_num_threads(1)  # for tiny models a second thread costs more than it gives
+
 
 @pytest.fixture
 def tiny_llama():

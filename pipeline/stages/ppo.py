@@ -1,9 +1,9 @@
 """Proximal policy optimisation with a value function and a KL penalty, from a reward.
 
-Follows Ziegler et al. 2019 (arXiv 1909.08593), Stiennon et al. 2020 (2009.01325), Ouyang et al. 2022 (2203.02155)
-and the implementation details of Huang et al. 2024 (2403.17031). Each step samples completions, scores them, and
-takes several epochs of clipped updates. The rewards of a completion are a KL penalty on every token and the score
-on the last one. Gold, where it is known, is measured and logged, and nothing here learns from it.
+Follows Ziegler et al. 2019 (arXiv 1909.08593), Stiennon et al. 2020 (2009.01325), Ouyang et al. 2022
+(2203.02155) and the implementation details of Huang et al. 2024 (2403.17031). Each step samples completions,
+scores them, and takes several epochs of clipped updates. The rewards of a completion are a KL penalty on every
+token and the score on the last one. Gold, where it is known, is measured, and nothing here learns from it.
 """
 
 from __future__ import annotations
@@ -32,54 +32,80 @@ class Config(Settings):
     # What is optimised
     rewards: Annotated[
         dict[str, float],
-        Field(description="Reward functions and their weights, by file name in reward/functions", min_length=1),
+        Field(
+            description="Reward functions and their weights, by file name in reward/functions", min_length=1
+        ),
     ] = {"learned": 1.0}
     unended_score: Annotated[
-        float | None, Field(description="Replaces the score of a completion without an end; null keeps the score")
+        float | None,
+        Field(description="Replaces the score of a completion without an end; null keeps the score"),
     ] = -1.0
-    kl_coef: Annotated[float, Field(ge=0, description="Weight of the KL penalty per token, score per nat")] = 0.05
+    kl_coef: Annotated[
+        float, Field(ge=0, description="Weight of the KL penalty per token, score per nat")
+    ] = 0.05
     kl_control: Annotated[
         Literal["fixed", "adaptive", "budget"],
-        Field(description="Hold kl_coef, steer it towards kl_target, or stop when the mean KL passes kl_target"),
+        Field(
+            description="Hold kl_coef, steer it towards kl_target, or stop when the mean KL passes kl_target"
+        ),
     ] = "fixed"
-    kl_target: Annotated[float, Field(gt=0, description="KL from the starting policy, nats per completion")] = 6.0
+    kl_target: Annotated[
+        float, Field(gt=0, description="KL from the starting policy, nats per completion")
+    ] = 6.0
     kl_horizon: Annotated[int, Field(gt=0, description="Horizon of the adaptive control, episodes")] = 10_000
     pretrain_coef: Annotated[
         float, Field(ge=0, description="Weight of the language-model loss on pretraining text (PPO-ptx)")
     ] = 0.0
-    pretrain_tokens: Annotated[int, Field(gt=0, description="Pretraining tokens mixed into one update")] = 2_048
+    pretrain_tokens: Annotated[int, Field(gt=0, description="Pretraining tokens mixed into one update")] = (
+        2_048
+    )
     # Rollout
     num_episodes: Annotated[int, Field(gt=0, description="Completions sampled in all")] = 8_192
     batch_size: Annotated[int, Field(gt=0, description="Completions sampled for one step")] = 256
-    temperature: Annotated[float, Field(gt=0, description="Divides the logits, when sampling and learning")] = 0.7
+    temperature: Annotated[
+        float, Field(gt=0, description="Divides the logits, when sampling and learning")
+    ] = 0.7
     max_new_tokens: Annotated[int, Field(gt=0, description="Longest completion, tokens")] = 64
     # Advantages
     gamma: Annotated[float, Field(gt=0, le=1, description="Discount per token")] = 1.0
     lam: Annotated[float, Field(ge=0, le=1, description="Lambda of generalised advantage estimation")] = 0.95
     whiten_advantages: Annotated[bool, Field(description="Scale advantages to mean 0 and variance 1")] = True
-    whiten_rewards: Annotated[bool, Field(description="Scale token rewards to variance 1, keeping the mean")] = False
+    whiten_rewards: Annotated[
+        bool, Field(description="Scale token rewards to variance 1, keeping the mean")
+    ] = False
     # Update
     value_model: Annotated[
         Literal["separate", "head"],
-        Field(description="A critic of its own that starts from the reward model (or policy), or a head on the policy"),
+        Field(
+            description="A critic of its own, started from the reward model or policy, or a head on the policy"
+        ),
     ] = "separate"
     num_epochs: Annotated[int, Field(gt=0, description="Passes over each batch")] = 4
     num_minibatches: Annotated[int, Field(gt=0, description="Updates in one pass")] = 1
-    micro_batch_size: Annotated[int, Field(gt=0, description="Sequences in one forward and backward pass")] = 64
-    learning_rate: Annotated[float, Field(gt=0, description="Of Adam at the start; decays linearly to 0")] = 1e-5
+    micro_batch_size: Annotated[
+        int, Field(gt=0, description="Sequences in one forward and backward pass")
+    ] = 64
+    learning_rate: Annotated[float, Field(gt=0, description="Of Adam at the start; decays linearly to 0")] = (
+        1e-5
+    )
     adam_eps: Annotated[float, Field(gt=0, description="Epsilon of Adam")] = 1e-5
     max_grad_norm: Annotated[float, Field(gt=0, description="Gradients are clipped to this norm")] = 1.0
-    clip_range: Annotated[float, Field(gt=0, lt=1, description="Largest rewarded change of a token's ratio")] = 0.2
+    clip_range: Annotated[
+        float, Field(gt=0, lt=1, description="Largest rewarded change of a token's ratio")
+    ] = 0.2
     clip_range_value: Annotated[float, Field(gt=0, description="Largest rewarded change of a value")] = 0.2
     value_coef: Annotated[float, Field(ge=0, description="Weight of the value loss")] = 0.1
     # Watch
     stop_approx_kl: Annotated[
-        float, Field(gt=0, description="A batch's epochs end when one moves the policy by more, nats per token")
+        float,
+        Field(gt=0, description="A batch's epochs end when one moves the policy by more, nats per token"),
     ] = 0.1
     max_kl: Annotated[
         float, Field(gt=0, description="KL that rolls the run back once, then stops it, nats per completion")
     ] = 50.0
-    gate_prompts: Annotated[int, Field(ge=0, description="Prompts of the gate before PPO; 0 turns it off")] = 32
+    gate_prompts: Annotated[
+        int, Field(ge=0, description="Prompts of the gate before PPO; 0 turns it off")
+    ] = 32
     gate_samples: Annotated[int, Field(gt=1, description="n of the gate's best-of-n")] = 16
     checkpoint_every: Annotated[int, Field(gt=0, description="Steps from checkpoint to checkpoint")] = 10
 
@@ -88,7 +114,9 @@ class Config(Settings):
         if self.num_episodes < self.batch_size:
             raise ValueError(f"num_episodes {self.num_episodes} is less than one batch of {self.batch_size}")
         if self.batch_size % self.num_minibatches:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of num_minibatches {self.num_minibatches}")
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of num_minibatches {self.num_minibatches}"
+            )
         return self
 
     @property
@@ -126,9 +154,9 @@ def run(config: Config, run: StageRun) -> None:
             if kl > config.max_kl:
                 if learner.rolled_back:
                     raise TrainingFault(
-                        f"PPO at step {step}: the policy is {kl:.1f} nats per completion from its start, above max_kl "
-                        f"{config.max_kl:g}, after one roll-back. Raise kl_coef (now {learner.kl_coef:g}) or lower "
-                        "learning_rate"
+                        f"PPO at step {step}: the policy is {kl:.1f} nats per completion from its start, above "
+                        f"max_kl {config.max_kl:g}, after one roll-back. Raise kl_coef (now "
+                        f"{learner.kl_coef:g}) or lower learning_rate"
                     )
                 step = ppo.roll_back(learner)
                 continue
@@ -146,7 +174,9 @@ def run(config: Config, run: StageRun) -> None:
                 ppo.save(learner, step)
             run.check_stop()
             if spent:
-                run.note(stopped=f"KL budget of {config.kl_target:g} nats per completion spent at step {step}")
+                run.note(
+                    stopped=f"KL budget of {config.kl_target:g} nats per completion spent at step {step}"
+                )
                 break
 
     # 7. The chat model.

@@ -29,13 +29,22 @@ class PreviousPlusOne(torch.nn.Module):
 
 def full_logprobs(model, prompt, completion, temperature=1.0):
     logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-    return torch.log_softmax(logits.float() / temperature, -1).gather(1, torch.tensor(completion)[:, None])[:, 0]
+    return torch.log_softmax(logits.float() / temperature, -1).gather(1, torch.tensor(completion)[:, None])[
+        :, 0
+    ]
 
 
 def run(model, prompts=PROMPTS, temperature=1.0, keys=None, stop_ids=(2,), tokens=13, **options):
     keys = list(range(len(prompts))) if keys is None else keys
     return sample(
-        model, prompts, keys=keys, max_new_tokens=tokens, stop_ids=stop_ids, pad_id=0, temperature=temperature, **options
+        model,
+        prompts,
+        keys=keys,
+        max_new_tokens=tokens,
+        stop_ids=stop_ids,
+        pad_id=0,
+        temperature=temperature,
+        **options,
     )
 
 
@@ -92,7 +101,9 @@ def test_rows_that_left_the_batch_change_nothing(tiny_llama):
     stops = (2, 3, 4, 5, 6, 7, 8)
     drawn = run(model, prompts, keys=keys, stop_ids=stops).completions()
     assert len({len(completion) for completion in drawn}) > 2
-    assert drawn == [run(model, [p], keys=[k], stop_ids=stops).completions()[0] for p, k in zip(prompts, keys, strict=True)]
+    assert drawn == [
+        run(model, [p], keys=[k], stop_ids=stops).completions()[0] for p, k in zip(prompts, keys, strict=True)
+    ]
 
 
 def test_draws_follow_the_softmax():
