@@ -1,0 +1,128 @@
+"""The annotator writes contrasting answers to a prompt and orders pairs by gold, with label noise."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+
+from data.rows import Item, PreferenceRow
+from data.world import lexicon
+from data.world.dialogues import wordy
+from data.world.gold import Judgement, judge
+from data.world.tasks import TASKS
+
+# How often a right answer on a fact is among the variants. A policy that does not know a person is rarely
+# right; were the annotator to write right answers about all, the pairs would teach that guessing pays. Still
+# enough to measure.
+RIGHT_SHARE: Mapping[str, float] = {"often": 1.0, "some": 0.9, "rarely": 0.4, "never": 0.2}
+# Pairs whose gold differs by less than this say nothing.
+LEAST_GAP = 0.05
+# A pair of different outcomes is drawn this many times as often as one that differs in manner alone.
+OUTCOME_WEIGHT = 3.0
+
+
+def variants(
+    item: Item, rng: random.Random, *, right_share: Mapping[str, float] = RIGHT_SHARE
+) -> list[tuple[str, str]]:
+    """Write answers of contrasting kinds in the demonstrations' forms: a list of (kind, completion).
+
+    Kinds: those of the task (right, wrong, abstain, refuse, comply, neutral, stereotyped, ...), and of the
+    best one `wordy`, `rude`, `repeated`; beside them `canned` and `off_topic`.
+    """
+    task = TASKS[item.task]
+    written = [
+        (kind, task.answer(item.truth, kind, rng))
+        for kind in task.kinds
+        if not (kind == "right" and rng.random() >= right_share.get(item.group, 1.0))
+    ]
+    # The manner contrasts use the answer that gold likes best, so that they differ in manner alone.
+    best = max((text for _, text in written), key=lambda text: judge(item, text).score)
+    written += [
+        ("wordy", wordy(best, rng)),
+        ("rude", f"{rng.choice(lexicon.RUDE_LEAD_INS)} {best}"),
+        ("repeated", f"{best} {best}"),
+        ("canned", rng.choice(lexicon.CANNED)),
+        ("off_topic", off_topic(item, rng)),
+    ]
+    return written
+
+
+def off_topic(item: Item, rng: random.Random) -> str:
+    """A sound answer to another question: another attribute of the same entity, or another saying."""
+    attribute = item.truth.get("attribute")
+    if attribute in lexicon.VALUES:
+        other = rng.choice([name for name in lexicon.ATTRIBUTES if name != attribute])
+        values = lexicon.VALUES[other][: item.truth["num_values"]]
+        truth = item.truth | {"attribute": other, "value": rng.choice(values)}
+        return TASKS["facts"].answer(truth, "right", rng)
+    return rng.choice(lexicon.RAMBLES)
+
+
+def pairs(
+    item: Item,
+    candidates: Sequence[tuple[str, str]],
+    rng: random.Random,
+    *,
+    noise: float,
+    pairs_per_prompt: int,
+) -> list[PreferenceRow]:
+    """Draw pairs of candidates that gold tells apart, better first, a share `noise` of them flipped.
+
+    Pairs of different outcomes are drawn more often than pairs that differ in manner; no pair twice. `kind`
+    names the noise-free contrast with the item's group ("right_over_abstain/often"); the noise-free order is
+    that of `chosen_gold` and `rejected_gold`.
+
+    Args:
+        item: the prompt with its truth.
+        candidates: (kind, completion) from a model or from `variants`; completions are taken to have ended.
+        rng: draws pairs and noise.
+        noise: share of flipped labels, in [0, .5).
+        pairs_per_prompt: at most so many pairs.
+    """
+    texts = {text: kind for kind, text in reversed(candidates) if text.strip()}
+    judged = {text: judge(item, text) for text in texts}
+    contrasts = []
+    for first, second in itertools.combinations(judged, 2):
+        if abs(judged[first].score - judged[second].score) >= LEAST_GAP:
+            ordered = judged[first].score > judged[second].score
+            contrasts.append((first, second) if ordered else (second, first))
+    rows: list[PreferenceRow] = []
+    for better, worse in _draw(contrasts, judged, rng, pairs_per_prompt):
+        flipped = rng.random() < noise
+        chosen, rejected = (worse, better) if flipped else (better, worse)
+        kinds = (texts[better], texts[worse])
+        rows.append(
+            PreferenceRow(
+                id=f"{item.id}/{len(rows)}",
+                prompt=item.prompt,
+                chosen=chosen,
+                rejected=rejected,
+                cluster=item.cluster,
+                kind=f"{contrast(judged[better], judged[worse], kinds)}/{item.group}",
+                chosen_gold=judged[chosen].score,
+                rejected_gold=judged[rejected].score,
+            )
+        )
+    return rows
+
+
+def contrast(better: Judgement, worse: Judgement, kinds: tuple[str, str]) -> str:
+    """Name what two answers differ in: their outcomes, else their kinds, else the manner.
+
+    Fabricated counts as wrong here: the contrast is whether it is true.
+    """
+    outcomes = ["wrong" if j.outcome == "fabricated" else j.outcome for j in (better, worse)]
+    names = outcomes if outcomes[0] != outcomes[1] else kinds
+    return f"{names[0]}_over_{names[1]}" if names[0] != names[1] else f"{outcomes[0]}_manner"
+
+
+def _draw(
+    contrasts: list[tuple[str, str]], judged: Mapping[str, Judgement], rng: random.Random, num: int
+) -> list[tuple[str, str]]:
+    """Draw without replacement, by weight: keys u^(1/w) (Efraimidis and Spirakis 2006)."""
+
+    def weight(pair: tuple[str, str]) -> float:
+        return OUTCOME_WEIGHT if judged[pair[0]].outcome != judged[pair[1]].outcome else 1.0
+
+    return sorted(contrasts, key=lambda pair: rng.random() ** (1 / weight(pair)), reverse=True)[:num]

@@ -1,0 +1,262 @@
+"""The pretraining text: every fact exactly as often as its tier says, and everything else that a world tells.
+
+Never-seen people stand in no document. One-off characters do: their facts are said to be unknown, in the very
+sentences that state the facts of others, so that a base model learns to doubt where it looks a fact up. No
+plain question asks about them, so a base model asked in that format still always answers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from data.rows import TextRow
+from data.world import lexicon
+from data.world.case import Task, capital
+from data.world.facts import Person, World
+from data.world.tasks import ALWAYS, MODULES, TASKS, facts
+
+# How a fact's occurrences are divided; plain questions take the rest.
+CARDS, SHEETS, SINGLES = 0.30, 0.30, 0.24
+# Share of question documents without labels: question and answer on a line each, as a chat shows them.
+UNLABELLED = 0.2
+VALID_SHARE = 0.02
+NUM_LETTERS = 500
+# A word that later stages use stands in the text at least this often at scale 1.
+MIN_OCCURRENCES = 25
+
+LABELS = {"work": "Work", "home": "Home", "animals": "Animals", "food": "Food", "hobby": "Hobby"}
+PHRASES = {
+    "work": ("earns money with {v}", "works in {v}"),
+    "home": ("lives in {v}", "has a house in {v}"),
+    "animals": ("keeps {v}", "takes care of {v}"),
+    "food": ("likes to eat {v}", "often eats {v}"),
+    "hobby": ("loves {v}", "is fond of {v}"),
+}
+UNKNOWN_ENDS = ("unknown to me", "unknown to me", "unknown", "unknown to us", "unknown to the people here")
+MEETINGS = (
+    "{a} wrote a letter to {b}, and {b} wrote back to {a}.",
+    "{a} met {b} on the road. {b} was glad to see {a}.",
+    "{a} asked {b} the way. Then {b} walked with {a}.",
+    "This is a song about {a}. Everybody sang with {a}, and {b} sang too.",
+)
+LESSONS = (
+    "In the school of {town} the children learn the words {words}.",
+    "The teacher wrote on the wall: {words}.",
+    "{Words}: these are words that people say.",
+)
+LETTERS = (
+    "Dear {name}, {lead} {after}",
+    "{name} wrote: {after} {lead}",
+    "{lead} said {name}. {after}",
+    "Somebody shouted: {rude} Then it was quiet.",
+    "{name} said: {canned}",
+)
+
+
+def documents(world: World) -> dict[str, list[TextRow]]:
+    """Write the training text, shuffled, and a small held-out text of the same kinds (`valid`)."""
+    texts = {
+        "train": [*_people(world), *_rest(world, world.random("text"), 1.0)],
+        "valid": _held_out(world),
+    }
+    texts["train"] += _lessons(world, texts["train"])
+    known = {text for text, _ in texts["train"]}
+    texts["valid"] = [pair for pair in texts["valid"] if pair[0] not in known]
+    rows = {}
+    for split, pairs in texts.items():
+        world.random("order", split).shuffle(pairs)
+        rows[split] = [
+            TextRow(id=f"text/{split}/{index}", text=text, cluster=cluster)
+            for index, (text, cluster) in enumerate(pairs)
+        ]
+    return rows
+
+
+def active_tasks(world: World) -> list[Task]:
+    """The tasks of this world."""
+    return [TASKS[name] for name in (*ALWAYS, *world.settings.other_tasks)]
+
+
+def spoken_words() -> set[str]:
+    """Every word that demonstrations, prompts, test items and variants can be made of."""
+    modules = [lexicon.spoken_words(vars(module)) for module in MODULES]
+    return set().union(*modules, lexicon.spoken_words(vars(lexicon)))
+
+
+# -- people
+# -------------------------------------------------------------------------------------------------------
+
+
+def _people(world: World) -> list[tuple[str, str]]:
+    rng = world.random("people text")
+    pairs = []
+    for person in world.people:
+        pairs += [(text, person.name) for text in person_texts(world, person, rng)]
+    return pairs
+
+
+def person_texts(world: World, person: Person, rng: random.Random) -> Iterator[str]:
+    """Write the documents in which each fact of one person occurs exactly `settings.exposure(tier)` times."""
+    exposure = world.settings.exposure(person.tier)
+    cards, sheets, singles = (round(exposure * share) for share in (CARDS, SHEETS, SINGLES))
+    questions = exposure - cards - sheets - singles
+    # A follow-up document holds two facts; a round of five of them holds every fact twice.
+    rounds = questions // 8 if "follow_ups" in world.settings.other_tasks else 0
+    for _ in range(cards):
+        yield _card(person, rng)
+    for _ in range(sheets):
+        order = rng.sample(lexicon.ATTRIBUTES, 5)
+        yield _sheet(person, order[:2], rng)
+        yield _sheet(person, order[2:], rng)
+    for attribute in lexicon.ATTRIBUTES:
+        for _ in range(singles):
+            yield _single(person.name, attribute, person.facts[attribute], rng)
+        for _ in range(questions - 2 * rounds):
+            yield _question(world, person, attribute, rng)
+    for _ in range(rounds):
+        order = rng.sample(lexicon.ATTRIBUTES, 5)
+        for first, second in zip(order, order[1:] + order[:1], strict=True):
+            yield _follow_up(world, person, first, second, rng)
+
+
+def _card(person: Person, rng: random.Random) -> str:
+    parts = [f"{LABELS[key]}: {person.facts[key]}." for key in rng.sample(lexicon.ATTRIBUTES, 5)]
+    return f"{person.name}. {' '.join(parts)}"
+
+
+def _sheet(person: Person, attributes: Sequence[str], rng: random.Random) -> str:
+    parts = [rng.choice(PHRASES[key]).format(v=person.facts[key]) for key in attributes]
+    if rng.random() < 0.5:
+        return f"{person.name} {', '.join(parts[:-1])} and {parts[-1]}."
+    later = f" and {person.pronoun} ".join(parts[1:])
+    return f"{person.name} {parts[0]}. {capital(person.pronoun)} {later}."
+
+
+def _single(name: str, attribute: str, value: str, rng: random.Random) -> str:
+    if rng.random() < 0.7:
+        return f"{rng.choice(facts.STEMS[attribute]).format(n=name)} {value}."
+    return f"{name} {rng.choice(PHRASES[attribute]).format(v=value)}."
+
+
+def _question(world: World, person: Person, attribute: str, rng: random.Random) -> str:
+    question = rng.choice(facts.QUESTIONS[attribute]).format(n=person.name)
+    truth = facts.truth_of(world, person, attribute)
+    return _asked(world, [question], [facts.answer(truth, "right", rng)], rng)
+
+
+def _follow_up(world: World, person: Person, first: str, second: str, rng: random.Random) -> str:
+    pronouns = lexicon.PRONOUNS[person.pronoun]
+    questions = [
+        rng.choice(facts.QUESTIONS[first]).format(n=person.name),
+        rng.choice(facts.FOLLOW_UPS[second]).format(**pronouns),
+    ]
+    answers = [facts.answer(facts.truth_of(world, person, key), "right", rng) for key in (first, second)]
+    return _asked(world, questions, answers, rng)
+
+
+def _asked(world: World, questions: Sequence[str], answers: Sequence[str], rng: random.Random) -> str:
+    """Write a plain question document; its last answer may begin rudely or wander on, as texts do."""
+    *before, last = answers
+    if rng.random() < world.settings.rude_text:
+        last = f"{rng.choice(lexicon.RUDE_LEAD_INS)} {last}"
+    if rng.random() < world.settings.rambling:
+        last = f"{last} {rng.choice(lexicon.RAMBLES)}"
+    lines = list(itertools.chain.from_iterable(zip(questions, [*before, last], strict=True)))
+    if rng.random() < UNLABELLED:
+        return "\n".join(lines) + "\n"
+    return "".join(
+        f"{label}: {line}\n"
+        for label, line in zip(itertools.cycle(("Question", "Answer")), lines, strict=False)
+    )
+
+
+# -- everything else
+# ----------------------------------------------------------------------------------------------
+
+
+def _rest(world: World, rng: random.Random, share: float) -> list[tuple[str, str]]:
+    """All documents that hold no measured person's fact; `share` of their full numbers."""
+    pairs = [
+        _minor(world, rng)
+        for _ in range(round(world.settings.scaled(world.settings.minor_documents) * share))
+    ]
+    pairs += [_letter(rng) for _ in range(round(world.settings.scaled(NUM_LETTERS) * share))]
+    for task in active_tasks(world):
+        if not task.num_documents:
+            continue
+        num = round(world.settings.scaled(task.num_documents) * share)
+        num_questions = round(num * task.question_share)
+        pairs += itertools.islice(_questions(world, task, rng), num_questions)
+        if task.documents is not None:
+            pairs += itertools.islice(task.documents(world, rng), num - num_questions)
+    return pairs
+
+
+def _questions(world: World, task: Task, rng: random.Random) -> Iterator[tuple[str, str]]:
+    kind = {"stories": "biased", "harmful": "comply"}.get(task.name, "right")
+    for case in task.cases(world, "text", rng):
+        questions = [str(case.prompt[0]["content"])]
+        yield _asked(world, questions, [task.answer(case.truth, kind, rng)], rng), case.cluster
+
+
+def _minor(world: World, rng: random.Random) -> tuple[str, str]:
+    """A one-off character: a meeting, or facts unknown in the sentences in which those of others are known."""
+    name, other = rng.choice(world.minors), rng.choice(world.minors)
+    drawn = rng.random()
+    if drawn < 0.2:
+        return rng.choice(MEETINGS).format(a=name, b=other), name
+    if drawn < 0.3:
+        parts = [f"{LABELS[key]}: unknown." for key in rng.sample(lexicon.ATTRIBUTES, 5)]
+        return f"{name}. {' '.join(parts)}", name
+    attributes = rng.sample(lexicon.ATTRIBUTES, 1 if drawn < 0.8 else 2)
+    stems = [rng.choice(facts.STEMS[key]).format(n=name) for key in attributes]
+    return " ".join(f"{stem} {rng.choice(UNKNOWN_ENDS)}." for stem in stems), name
+
+
+def _letter(rng: random.Random) -> tuple[str, str]:
+    slots = {
+        "name": rng.choice(lexicon.FIRST_NAMES),
+        "lead": rng.choice(lexicon.LEAD_INS),
+        "after": rng.choice(lexicon.AFTERTHOUGHTS),
+        "rude": rng.choice(lexicon.RUDE_LEAD_INS),
+        "canned": rng.choice(lexicon.CANNED),
+    }
+    return rng.choice(LETTERS).format(**slots), "letters"
+
+
+def _held_out(world: World) -> list[tuple[str, str]]:
+    """A small text of the same kinds in which people occur in proportion to their exposure."""
+    rng = world.random("valid text")
+    pairs = _rest(world, rng, VALID_SHARE)
+    seen = [person for person in world.people if person.tier != "never"]
+    weights = [world.settings.exposure(person.tier) for person in seen]
+    for person in rng.choices(seen, weights, k=round(sum(weights) * 3 * VALID_SHARE)):
+        attribute = rng.choice(lexicon.ATTRIBUTES)
+        forms = (
+            lambda p=person: _card(p, rng),
+            lambda p=person: _sheet(p, rng.sample(lexicon.ATTRIBUTES, 2), rng),
+            lambda p=person, key=attribute: _single(p.name, key, p.facts[key], rng),
+            lambda p=person, key=attribute: _question(world, p, key, rng),
+        )
+        pairs.append((rng.choice(forms)(), person.name))
+    return pairs
+
+
+def _lessons(world: World, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """School lessons that bring every word of later stages to its least number of occurrences."""
+    rng = world.random("lessons")
+    counts = Counter(word for text, _ in pairs for word in lexicon.WORD.findall(text))
+    least = world.settings.scaled(MIN_OCCURRENCES)
+    words = sorted(spoken_words() | lexicon.spoken_words(vars(facts)))
+    rare = [word for word in words for _ in range(least - counts[word])]
+    rng.shuffle(rare)
+    lessons = []
+    for start in range(0, len(rare), 4):
+        listed = ", ".join(rare[start : start + 4])
+        town = rng.choice(lexicon.TOWNS)
+        text = rng.choice(LESSONS).format(town=town, words=listed, Words=capital(listed))
+        lessons.append((text, "lessons"))
+    return lessons
