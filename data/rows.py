@@ -423,6 +423,19 @@ def _digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def prompt_items(rows: Iterable[ChatRow | PreferenceRow]) -> list[Item]:
+    """One item for each prompt, of the first row that has it, without truth; its group is the row's or its kind."""
+    first: dict[str, ChatRow | PreferenceRow] = {}
+    for row in rows:
+        first.setdefault(prompt_hash(row), row)
+    return [
+        Item(f"{row.id}/prompt", row.messages[:-1], row.cluster, group=row.group)
+        if isinstance(row, ChatRow)
+        else Item(f"{row.id}/prompt", row.prompt, row.cluster, group=row.kind)
+        for row in first.values()
+    ]
+
+
 def deduplicate(rows: Sequence[AnyRow]) -> Kept:
     """Keep the first of identical rows (by `content_hash`) and count the others."""
     first: dict[str, AnyRow] = {}
@@ -439,15 +452,20 @@ def split_by_hash(
 
     `by` names what belongs together: the cluster where it is known, else the prompt. The side of a row
     depends on that name and the seed alone: new rows never move old ones. `share`, in [0, 1], is what is
-    expected of the held-out part, not exact.
+    expected of the held-out part, not exact; but of two groups or more one at least is on either side.
     """
     assert 0 <= share <= 1, share
     name = by or (lambda row: row.cluster if row.cluster != row.id else prompt_hash(row))
-    rest: list[AnyRow] = []
-    held_out: list[AnyRow] = []
-    for row in rows:
-        (held_out if key("split", seed, name(row)) < share * 2**63 else rest).append(row)
-    return rest, held_out
+    names = [name(row) for row in rows]
+    keys = {group: key("split", seed, group) for group in names}
+    held = {group for group, value in keys.items() if value < share * 2**63}
+    if 0 < share < 1 and len(keys) > 1:
+        if not held:
+            held = {min(keys, key=lambda group: keys[group])}
+        elif len(held) == len(keys):
+            held.discard(max(keys, key=lambda group: keys[group]))
+    rest = [row for row, group in zip(rows, names, strict=True) if group not in held]
+    return rest, [row for row, group in zip(rows, names, strict=True) if group in held]
 
 
 def leaked(

@@ -15,6 +15,7 @@ from data.errors import InputError
 
 OnError = Literal["stop", "skip"]
 
+MIN_WRAPPED_WIDTH = 40  # prose of printed books is broken at 60 to 75 characters, verse mostly below 40
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -84,6 +85,29 @@ def find_files(path: Path, endings: Sequence[str]) -> list[Path]:
     return sorted(found, key=lambda file: file.relative_to(path).as_posix())
 
 
+def locate(path: str, data_root: Path | None) -> Path:
+    """Where a path of a recipe points: below the data root where it exists there, else as it stands."""
+    inside = data_root / path if data_root is not None else Path(path)
+    return inside if inside.exists() else Path(path).expanduser()
+
+
+def unwrap(text: str) -> str:
+    """Join the lines of paragraphs that were broken at a fixed width; verse and lists keep their lines.
+
+    A paragraph is joined where no line but the first is indented and none but the last is shorter than
+    `MIN_WRAPPED_WIDTH` characters.
+    """
+    paragraphs = re.split(r"\n(?:[^\S\n]*\n)+", text)
+    return "\n\n".join(_unwrapped(paragraph) for paragraph in paragraphs)
+
+
+def _unwrapped(paragraph: str) -> str:
+    lines = paragraph.split("\n")
+    short = any(len(line) < MIN_WRAPPED_WIDTH for line in lines[:-1])
+    indented = any(line[:1].isspace() for line in lines[1:])
+    return paragraph if short or indented else " ".join(line.strip() for line in lines)
+
+
 def chunks(text: str, max_characters: int) -> list[str]:
     """Cut a long text into pieces of at most `max_characters`, at paragraph borders where it can be done.
 
@@ -93,7 +117,7 @@ def chunks(text: str, max_characters: int) -> list[str]:
     assert max_characters >= 1, max_characters
     pieces: list[str] = []
     current = ""
-    for paragraph in re.split(r"\n[^\S\n]*\n\s*", text.strip()):
+    for paragraph in re.split(r"\n(?:[^\S\n]*\n)+", text.strip()):
         joined = f"{current}\n\n{paragraph}" if current else paragraph
         if len(joined) <= max_characters:
             current = joined
