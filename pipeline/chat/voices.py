@@ -1,0 +1,222 @@
+"""The models of a run that can talk: which there are, what they are called, and loading them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.errors import InputError
+from data.rows import Message
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.language_model import Completion, LanguageModel
+
+RUNS = Path("runs")
+BASE = "base"  # what the model of the pretraining stage is called beside the tuned ones
+PRETRAIN = "pretrain"
+PREFERRED = "ppo"  # the stage that talks where none is asked for
+UNLIMITED = 2**31 - 1  # context of an architecture that has no longest input
+_USUAL_ORDER = (PRETRAIN, "sft", PREFERRED)
+_NO_CAUSAL_MODEL = ("tokenizer", "reward")  # kinds of stage whose model/ holds something else
+
+Prompt = str | Sequence[Message]
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One model under the name of its stage, reduced to what talking needs.
+
+    `plain` models are asked in the plain question format, as a text to continue. `stream` yields tokens with
+    their log-probabilities; `logits` maps token ids to logits (time, vocabulary). `context` is the longest
+    prompt and completion together, in tokens.
+    """
+
+    name: str
+    encode: Callable[[Prompt], list[int]]
+    decode: Callable[[Sequence[int]], str]
+    stream: Callable[..., Iterator[tuple[int, float]]]
+    generate: Callable[..., list[Completion]]
+    logits: Callable[[Sequence[int]], Tensor]
+    context: int
+    end_ids: frozenset[int]
+    plain: bool = False
+
+
+@dataclass(frozen=True)
+class Voices:
+    """The voices of a run by name, in the order of its stages; each is loaded when it is first asked for."""
+
+    run: str
+    names: tuple[str, ...]
+    load: Callable[[str], Voice]
+
+    def pick(self, name: str) -> Voice:
+        """Load a voice; InputError with the names there are."""
+        return self.load(self.check(name))
+
+    def check(self, name: str) -> str:
+        """Return the name by which a stage goes here (`pretrain` goes by `base`); InputError otherwise."""
+        if name in self.names:
+            return name
+        if name == PRETRAIN and BASE in self.names:
+            return BASE
+        near = difflib.get_close_matches(name, self.names, 1)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        raise InputError(
+            f'{self.run} has no stage "{name}" that can talk; it has {", ".join(self.names)}{hint}'
+        )
+
+    def check_all(self, names: Sequence[str]) -> list[str]:
+        """Check several names, at least one, none of them twice."""
+        checked = [self.check(name) for name in names]
+        twice = sorted({name for name in checked if checked.count(name) > 1})
+        if not checked or twice:
+            what = f'"{twice[0]}" is named twice' if twice else "no stage is named"
+            raise InputError(f"{what}; name one stage or more of {', '.join(self.names)}, each once")
+        return checked
+
+    @property
+    def default(self) -> str:
+        """The voice that talks where none is asked for: ppo, else that of the last stage."""
+        return PREFERRED if PREFERRED in self.names else self.names[-1]
+
+
+def open_run(run: str | Path) -> Voices:
+    """Find the voices of a run, given as its directory or as its name under `runs/`; nothing is loaded yet.
+
+    A Hugging Face folder or a single stage directory is taken as a run with one voice. The base model is
+    asked in the plain question format: it has never seen the chat format.
+
+    Raises:
+        InputError: there is no such run, or no stage of it has a model yet.
+    """
+    folder = find_run(run)
+    folders = talking_stages(folder)
+    name = folder.resolve().name
+
+    @cache
+    def load(stage: str) -> Voice:
+        from pipeline.language_model import LanguageModel
+
+        model = LanguageModel.load(folders[stage], device=_device())
+        return voice_of(stage, model, plain=stage == BASE)
+
+    return Voices(name, tuple(folders), load)
+
+
+def voice_of(name: str, model: LanguageModel, *, plain: bool = False) -> Voice:
+    """Reduce a language model to a voice."""
+    from data.chat import decode
+
+    config = model.model.config.get_text_config()
+    return Voice(
+        name=name,
+        encode=model.encode,
+        decode=partial(decode, model.tokenizer),
+        stream=model.stream,
+        generate=model.generate,
+        logits=partial(_logits, model),
+        context=getattr(config, "max_position_embeddings", None) or UNLIMITED,
+        end_ids=frozenset(model.end_ids),
+        plain=plain,
+    )
+
+
+def find_run(run: str | Path) -> Path:
+    """Return the directory of a run that is given by path or by name; InputError where there is none."""
+    path, named = Path(run), RUNS / run
+    for folder in (path, named):
+        if folder.is_dir():
+            return folder
+    known = sorted(entry.name for entry in RUNS.iterdir() if entry.is_dir()) if RUNS.is_dir() else []
+    there = f"there is {', '.join(known)}" if known else "there is none yet"
+    raise InputError(
+        f'no run "{run}": neither a directory nor a name under {RUNS}/, where {there}; '
+        "make one with `fledge run`, or give the path of its directory"
+    )
+
+
+def talking_stages(folder: Path) -> dict[str, Path]:
+    """Map the name of each voice to its stage directory, in the recipe's order."""
+    if not (folder / "stages").is_dir():
+        if _has_model(folder):
+            return {folder.resolve().name: folder}
+        seeds = sorted((folder / "seeds").glob("*/stages"))
+        if seeds:
+            raise InputError(f"{folder} holds several seeds; name one of them: {seeds[0].parent}")
+        raise InputError(f"{folder} is no run and no model: it has neither stages/ nor config.json")
+    kinds = stage_kinds(folder)
+    found = [
+        name for name in kinds if kinds[name] not in _NO_CAUSAL_MODEL and _has_model(folder / "stages" / name)
+    ]
+    if not found:
+        raise InputError(
+            f"no stage of {folder} has a model yet; see `fledge status`, go on with `fledge run`"
+        )
+    pretrained = [name for name in found if kinds[name] == PRETRAIN]
+    # With several pretrained models there is no single base: each keeps the name of its stage.
+    base = pretrained[0] if len(pretrained) == 1 and BASE not in found else None
+    return {BASE if name == base else name: folder / "stages" / name for name in found}
+
+
+def stage_kinds(folder: Path) -> dict[str, str]:
+    """Map each stage of a run to its kind, in the recipe's order; one that the recipe lacks by its name."""
+    recipe = _recipe_stages(folder / "recipe.yaml")
+    kinds = {
+        str(name): str(section.get("stage", name)) if isinstance(section, Mapping) else str(name)
+        for name, section in recipe.items()
+    }
+    others = sorted(entry.name for entry in (folder / "stages").iterdir() if entry.is_dir())
+    others.sort(key=lambda name: _USUAL_ORDER.index(name) if name in _USUAL_ORDER else len(_USUAL_ORDER))
+    return kinds | {name: name for name in others if name not in kinds and re.match(r"\w", name)}
+
+
+def _recipe_stages(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    import yaml
+
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        stages = recipe["stages"]
+        return stages if isinstance(stages, Mapping) else dict.fromkeys(stages)
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}); run the recipe again") from error
+
+
+def _has_model(folder: Path) -> bool:
+    """Whether a folder, or model/ in it, holds a causal language model or an adapter of one."""
+    for place in (folder / "model", folder):
+        if (place / "adapter_config.json").is_file():
+            return True
+        if (place / "config.json").is_file():
+            try:
+                config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+            except ValueError:
+                return False
+            names = config.get("architectures") if isinstance(config, dict) else None
+            return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names or [])
+    return False
+
+
+def _logits(model: LanguageModel, tokens: Sequence[int]) -> Tensor:
+    import torch
+
+    with torch.inference_mode():
+        ids = torch.tensor([list(tokens)], device=model.model.device)
+        logits: Tensor = model.model(input_ids=ids).logits[0].float().cpu()
+        return logits
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,112 @@
+"""Voices with a known policy: their tokens are bytes, and what they say follows from what they were asked."""
+
+import io
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.chat.voices import Voice, Voices
+
+END, ROLE = 256, 257
+
+
+def encode(prompt):
+    if isinstance(prompt, str):
+        return list(prompt.encode())
+    return [token for message in prompt for token in (ROLE, *message["content"].encode(), END)] + [ROLE]
+
+
+def decode(tokens):
+    return bytes(token for token in tokens if token < 256).decode(errors="replace")
+
+
+def count_up(prompt, key):
+    """Previous plus one: the letters after the last letter of the last message, up to z."""
+    text = prompt.rstrip() if isinstance(prompt, str) else prompt[-1]["content"]
+    return "".join(map(chr, range(ord(text[-1]) + 1, ord("z") + 1))).encode()
+
+
+def says(*texts):
+    """A policy that says one of the texts, by its key."""
+    return lambda prompt, key: texts[key % len(texts)].encode()
+
+
+@pytest.fixture(scope="session")
+def make_voice():
+    """A factory of voices; `policy(prompt, key)` gives the bytes of an answer, `log` collects what was drawn."""
+
+    def make(name="sft", policy=count_up, *, plain=False, context=1000, log=None):
+        def stream(prompt, *, key, max_new_tokens, temperature, top_k, top_p):
+            for token in [*policy(prompt, key), END][:max_new_tokens]:
+                if log is not None:
+                    log.append((name, token))
+                yield token, -0.5
+
+        def generate(prompts, *, keys, max_new_tokens, stop, **options):
+            for prompt, key in zip(prompts, keys, strict=True):
+                tokens = [*policy(prompt, key), END][:max_new_tokens]
+                if stop and ord(stop) in tokens:
+                    tokens = tokens[: tokens.index(ord(stop)) + 1]
+                yield SimpleNamespace(tokens=tokens, logprobs=[-0.5] * len(tokens))
+
+        return Voice(name, encode, decode, stream, generate, _logits, context, frozenset([END]), plain)
+
+    return make
+
+
+def _logits(tokens):
+    """Token t is followed by t + 1 with odds of e^2 against each other token, of 259."""
+    import torch
+
+    logits = torch.zeros(len(tokens), 259)
+    logits[torch.arange(len(tokens)), (torch.tensor(tokens) + 1) % 259] = 2.0
+    return logits
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """A run directory by name and kind of its stages, without weights."""
+
+    def make(stages, *, recipe=True, unfinished=()):
+        folder = tmp_path / "runs" / "quickstart"
+        architectures = {"tokenizer": None, "evaluate": None, "corpus": None, "reward": "LlamaForCausalLM"}
+        for name, kind in stages.items():
+            (folder / "stages" / name).mkdir(parents=True)
+            architecture = architectures.get(kind, "LlamaForCausalLM")
+            if architecture and name not in unfinished:
+                (folder / "stages" / name / "model").mkdir()
+                (folder / "stages" / name / "model" / "config.json").write_text(
+                    json.dumps({"architectures": [architecture]})
+                )
+        if recipe:
+            sections = "".join(f"  {name}: {{stage: {kind}}}\n" for name, kind in stages.items())
+            (folder / "recipe.yaml").write_text("name: quickstart\nstages:\n" + sections)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def make_voices(make_voice):
+    """A factory of a run's voices with the policies given by name."""
+
+    def make(**policies):
+        loaded = {name: make_voice(name, policy, plain=name == "base") for name, policy in policies.items()}
+        return Voices("quickstart", tuple(policies), loaded.__getitem__)
+
+    return make
+
+
+class Terminal(io.StringIO):
+    """A stream that claims to be a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def terminal():
+    return Terminal()
