@@ -30,12 +30,11 @@ class Config(Settings):
     """Settings of PPO; a completion is one episode."""
 
     # What is optimised
-    rewards: Annotated[
-        dict[str, float],
-        Field(
-            description="Reward functions and their weights, by file name in reward/functions", min_length=1
-        ),
-    ] = {"learned": 1.0}
+    rewards: dict[str, float] = Field(
+        default_factory=lambda: {"learned": 1.0},
+        min_length=1,
+        description="Reward functions and their weights, by file name in reward/functions",
+    )
     unended_score: Annotated[
         float | None,
         Field(description="Replaces the score of a completion without an end; null keeps the score"),
