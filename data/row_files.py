@@ -73,6 +73,6 @@ def require_split(rows: list[Any], name: str, total: int) -> None:
     """Refuse a held-out split that came out empty although a share was asked for."""
     if not rows:
         raise InputError(
-            f"the {name} split is empty: splitting by hash took none of {total:,} rows; give more rows, a file of "
-            "its own, or set the share to 0"
+            f"the {name} split is empty: splitting by hash took none of {total:,} rows; give more rows, a "
+            "file of its own, or set the share to 0"
         )

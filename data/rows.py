@@ -424,7 +424,7 @@ def _digest(value: object) -> str:
 
 
 def prompt_items(rows: Iterable[ChatRow | PreferenceRow]) -> list[Item]:
-    """One item for each prompt, of the first row that has it, without truth; its group is the row's or its kind."""
+    """One item for each prompt, of the first row that has it; without truth, grouped as the row is."""
     first: dict[str, ChatRow | PreferenceRow] = {}
     for row in rows:
         first.setdefault(prompt_hash(row), row)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from data.errors import InputError
 from data.row_files import FileSettings, read_rows, require_split, row_files
-from data.rows import Collected, TextRow, require_rows, split_by_hash
+from data.rows import Collected, TextRow, deduplicate, require_rows, split_by_hash
 from data.text import chunks, find_files, locate, read_text
 
 KINDS = ("text",)
@@ -50,6 +50,9 @@ def read(config: Config, *, seed: int, data_root: Path | None) -> Collected:
         valid = [_renamed(row) for row in _cut(config, held_out)]
     elif config.valid_share:
         parts = len(documents) < FEW
+        # Before the split: a page that stands in many documents would else be on both sides.
+        train, removed = deduplicate(train)
+        notes.update(removed)
         notes["held out"] = "parts of documents" if parts else "whole documents"
         total = len(train)
         train, valid = split_by_hash(
