@@ -1,0 +1,103 @@
+"""Supervised fine-tuning on conversations: teaches the pretrained model to answer, and to stop.
+
+The loss counts what the assistant says, its end token included, and nothing else (Ouyang et al. 2022, section
+3.5); pretraining documents can be mixed in, of which every token counts. Trains all weights, the last layer, or
+low-rank adapters (Hu et al. 2021), by TRL's SFTTrainer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from data.settings import Settings
+from pipeline.recipe import Input
+
+if TYPE_CHECKING:
+    from pipeline.run import StageRun
+
+INPUTS = {"corpus": Input("corpus"), "policy": Input("pretrain")}
+
+
+class Config(Settings):
+    """Settings of supervised fine-tuning."""
+
+    trainable: Annotated[
+        Literal["all", "last_layer", "lora"],
+        Field(
+            description="Which weights learn: all, the last layer with what follows it, or low-rank adapters"
+        ),
+    ] = "all"
+    epochs: Annotated[int, Field(gt=0, le=1000, description="Passes over the conversations")] = 3
+    batch_size: Annotated[int, Field(gt=0, description="Rows in one step, over all processes")] = 32
+    micro_batch_size: Annotated[
+        int, Field(gt=0, description="Rows in one forward and backward pass of one process")
+    ] = 32
+    max_length: Annotated[
+        int | None, Field(gt=1, description="Longest row, tokens; longer ones are dropped; null: the context")
+    ] = None
+    pretrain_share: Annotated[
+        float, Field(ge=0, lt=1, description="Share of the tokens that come from pretraining documents")
+    ] = 0.0
+    optimizer: Annotated[
+        Literal["adamw", "muon"], Field(description="AdamW, or Muon on the matrices and AdamW on the rest")
+    ] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0, le=1, description="At its highest, of AdamW and of Muon")] = (
+        1e-4
+    )
+    warmup_share: Annotated[float, Field(ge=0, lt=1, description="Share of the steps in which it rises")] = (
+        0.03
+    )
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"], Field(description="How it falls to 0 after the warm-up")
+    ] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0, lt=1, description="Decoupled, of the matrices")] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0, description="Gradients are clipped to this norm")] = 1.0
+    lora_rank: Annotated[
+        int, Field(gt=0, le=1024, description="Rank of the adapters, with trainable: lora")
+    ] = 16
+    lora_alpha: Annotated[float, Field(gt=0, description="Adapters are scaled by lora_alpha / lora_rank")] = (
+        32.0
+    )
+    max_new_tokens: Annotated[
+        int, Field(gt=0, description="Longest answer in the end-token gate, tokens")
+    ] = 96
+    gate_prompts: Annotated[
+        int, Field(ge=0, description="Held-out prompts answered for the end-token gate; 0 turns it off")
+    ] = 64
+    min_end_rate: Annotated[
+        float, Field(ge=0, le=1, description="Share of those answers that have to end")
+    ] = 0.9
+    checkpoint_every: Annotated[int, Field(gt=0, description="Steps from checkpoint to checkpoint")] = 50
+
+    @model_validator(mode="after")
+    def _lora_alone(self) -> Config:
+        given = {name for name in ("lora_rank", "lora_alpha") if name in self.model_fields_set}
+        if given and self.trainable != "lora":
+            raise ValueError(
+                f"{sorted(given)[0]} has no effect with trainable: {self.trainable}; use trainable: lora"
+            )
+        return self
+
+
+def run(config: Config, run: StageRun) -> None:
+    """Fine-tune; the result is `model/`, a chat model, and with `trainable: lora` also `adapter/`."""
+    from pipeline import sft
+
+    # 1. The pretrained model and the rows, encoded; what is too long or has no target is counted.
+    model, tokenizer = sft.load(config, run)
+    rows = sft.encode(config, run, model, tokenizer)
+    plan = sft.plan(config, run, rows)
+    run.note(num_steps=plan.num_steps, tokens_per_step=plan.tokens_after(plan.num_steps) / plan.num_steps)
+
+    # 2. Training from the newest checkpoint, on the assistant's tokens.
+    if run.checkpoints.latest() is None:
+        run.log(0, held_out_loss=sft.held_out_loss(model, tokenizer, run))
+    trained = sft.train(config, run, plan, rows, model, tokenizer)
+
+    # 3. The chat model; adapters are merged into it and kept beside it.
+    sft.publish(config, run, trained, tokenizer)
+
+    # 4. Gates: held-out loss of the answers, and whether greedy answers end.
+    sft.gates(config, run, plan.num_steps)
