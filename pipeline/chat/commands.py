@@ -84,7 +84,7 @@ def complete(line: str, names: tuple[str, ...]) -> list[str]:
         return []
     word = argument.replace(",", " ").split(" ")[-1]
     if known.completes == "stages":
-        return [name for name in names if name.startswith(word)]
+        return [f"{name} " for name in names if name.startswith(word)]
     if known.completes == "path":
         # The line editor replaces the last word alone, so what stands before it in the path is cut off.
         return [path[len(argument) - len(word) :] for path in _paths(argument)]
@@ -196,7 +196,7 @@ def _save(talk: Talk, argument: str, screen: Screen) -> None:
         write_json(path, session.to_dict(talk.conversation))
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); give another path") from error
-    screen.say(f"saved {len(talk.conversation.turns)} turns to {path}")
+    screen.say(f"saved to {path}: {_count(talk.conversation)}")
 
 
 def _load(talk: Talk, argument: str, screen: Screen) -> None:
@@ -206,7 +206,12 @@ def _load(talk: Talk, argument: str, screen: Screen) -> None:
         screen.say(f"\n> {turn.user}", "bold")
         for name, text in turn.answers.items():
             screen.say(f"{name}: {text}")
-    screen.say(f"\n{len(talk.conversation.turns)} turns loaded")
+    screen.say(f"\nloaded: {_count(talk.conversation)}")
+
+
+def _count(conversation: Conversation) -> str:
+    num = len(conversation.turns)
+    return "1 turn" if num == 1 else f"{num} turns"
 
 
 def _path(argument: str, command: str) -> Path:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from data.errors import InputError
 from data.rows import Message
+from pipeline.run_directory import RUN_JSON, find_run, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +97,7 @@ def open_run(run: str | Path) -> Voices:
     Raises:
         InputError: there is no such run, or no stage of it has a model yet.
     """
-    folder = find_run(run)
+    folder = find_folder(run)
     folders = talking_stages(folder)
     name = folder.resolve().name
 
@@ -130,18 +129,9 @@ def voice_of(name: str, model: LanguageModel, *, plain: bool = False) -> Voice:
     )
 
 
-def find_run(run: str | Path) -> Path:
+def find_folder(run: str | Path) -> Path:
     """Return the directory of a run that is given by path or by name; InputError where there is none."""
-    path, named = Path(run), RUNS / run
-    for folder in (path, named):
-        if folder.is_dir():
-            return folder
-    known = sorted(entry.name for entry in RUNS.iterdir() if entry.is_dir()) if RUNS.is_dir() else []
-    there = f"there is {', '.join(known)}" if known else "there is none yet"
-    raise InputError(
-        f'no run "{run}": neither a directory nor a name under {RUNS}/, where {there}; '
-        "make one with `fledge run`, or give the path of its directory"
-    )
+    return Path(run) if Path(run).is_dir() else find_run(RUNS, str(run))
 
 
 def talking_stages(folder: Path) -> dict[str, Path]:
@@ -168,28 +158,12 @@ def talking_stages(folder: Path) -> dict[str, Path]:
 
 
 def stage_kinds(folder: Path) -> dict[str, str]:
-    """Map each stage of a run to its kind, in the recipe's order; one that the recipe lacks by its name."""
-    recipe = _recipe_stages(folder / "recipe.yaml")
-    kinds = {
-        str(name): str(section.get("stage", name)) if isinstance(section, Mapping) else str(name)
-        for name, section in recipe.items()
-    }
+    """Map each stage of a run to its kind, in the recipe's order; one that the run does not list by its name."""
+    listed = (read_json(folder / RUN_JSON) or {}).get("stages", [])
+    kinds = {str(stage["name"]): str(stage["stage"]) for stage in listed}
     others = sorted(entry.name for entry in (folder / "stages").iterdir() if entry.is_dir())
     others.sort(key=lambda name: _USUAL_ORDER.index(name) if name in _USUAL_ORDER else len(_USUAL_ORDER))
-    return kinds | {name: name for name in others if name not in kinds and re.match(r"\w", name)}
-
-
-def _recipe_stages(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        return {}
-    import yaml
-
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-        stages = recipe["stages"]
-        return stages if isinstance(stages, Mapping) else dict.fromkeys(stages)
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}); run the recipe again") from error
+    return kinds | {name: name for name in others if name not in kinds and not name.startswith(".")}
 
 
 def _has_model(folder: Path) -> bool:
@@ -198,11 +172,8 @@ def _has_model(folder: Path) -> bool:
         if (place / "adapter_config.json").is_file():
             return True
         if (place / "config.json").is_file():
-            try:
-                config = json.loads((place / "config.json").read_text(encoding="utf-8"))
-            except ValueError:
-                return False
-            names = config.get("architectures") if isinstance(config, dict) else None
+            config = read_json(place / "config.json") or {}
+            names = config.get("architectures")
             return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names or [])
     return False
 

@@ -68,7 +68,7 @@ def _logits(tokens):
 def run_dir(tmp_path):
     """A run directory by name and kind of its stages, without weights."""
 
-    def make(stages, *, recipe=True, unfinished=()):
+    def make(stages, *, listed=True, unfinished=()):
         folder = tmp_path / "runs" / "quickstart"
         architectures = {"tokenizer": None, "evaluate": None, "corpus": None, "reward": "LlamaForCausalLM"}
         for name, kind in stages.items():
@@ -79,9 +79,9 @@ def run_dir(tmp_path):
                 (folder / "stages" / name / "model" / "config.json").write_text(
                     json.dumps({"architectures": [architecture]})
                 )
-        if recipe:
-            sections = "".join(f"  {name}: {{stage: {kind}}}\n" for name, kind in stages.items())
-            (folder / "recipe.yaml").write_text("name: quickstart\nstages:\n" + sections)
+        if listed:
+            record = [{"name": name, "stage": kind} for name, kind in stages.items()]
+            (folder / "run.json").write_text(json.dumps({"stages": record}))
         return folder
 
     return make

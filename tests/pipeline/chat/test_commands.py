@@ -139,7 +139,7 @@ def test_a_talk_is_saved_and_loaded(talk, do, tmp_path):
     do("/system Be kind.")
     do("hello")
     path = tmp_path / "talk.json"
-    assert do(f"/save {path}") == f"saved 1 turns to {path}\n"
+    assert do(f"/save {path}") == f"saved to {path}: 1 turn\n"
     saved = talk.conversation
     do("more")
     do(f"/save {path}")
@@ -191,8 +191,8 @@ def test_words_are_completed_by_their_place(tmp_path, monkeypatch):
     names = ("base", "sft", "ppo")
     assert complete("/te", names) == ["/temperature "]
     assert complete("/s", names) == ["/stage ", "/system ", "/seed ", "/save "]
-    assert complete("/stage p", names) == ["ppo"]
-    assert complete("/compare base,s", names) == ["sft"]
+    assert complete("/stage p", names) == ["ppo "]
+    assert complete("/compare base,s", names) == ["sft "]
     assert complete("/format ", names) == ["plain", "chat"]
     assert complete("/load ta", names) == ["talk.json", "talks/"]
     assert complete(f"/load {tmp_path}/talk.", names) == [f"{tmp_path}/talk.json"]

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from data.errors import InputError
-from pipeline.chat.voices import find_run, open_run, talking_stages
+from pipeline.chat.voices import find_folder, open_run, talking_stages
 
 CHAIN = {
     "corpus": "corpus",
@@ -29,8 +29,8 @@ def test_stages_that_hold_a_causal_model_talk_in_the_recipes_order(run_dir):
     assert (voices.run, voices.default) == ("quickstart", "ppo")
 
 
-def test_without_recipe_stages_are_known_by_their_names(run_dir):
-    folder = run_dir({"ppo": "ppo", "dpo": "dpo", "sft": "sft", "pretrain": "pretrain"}, recipe=False)
+def test_without_its_record_stages_are_known_by_their_names(run_dir):
+    folder = run_dir({"ppo": "ppo", "dpo": "dpo", "sft": "sft", "pretrain": "pretrain"}, listed=False)
     assert list(talking_stages(folder)) == ["base", "sft", "ppo", "dpo"]
 
 
@@ -72,9 +72,9 @@ def test_an_unknown_stage_is_refused_with_those_there_are(run_dir):
 def test_a_run_is_found_by_path_or_by_name(run_dir, monkeypatch):
     folder = run_dir(CHAIN)
     monkeypatch.chdir(folder.parent.parent)
-    assert find_run("quickstart").resolve() == find_run(folder) == folder
-    with pytest.raises(InputError, match=r'no run "quickstrt".*there is quickstart'):
-        find_run("quickstrt")
+    assert find_folder("quickstart").resolve() == find_folder(folder) == folder
+    with pytest.raises(InputError, match=r"no run 'quickstrt'.*quickstart"):
+        find_folder("quickstrt")
 
 
 def test_a_folder_without_run_or_model_is_refused(tmp_path):
@@ -95,10 +95,3 @@ def test_a_model_folder_is_a_run_with_one_voice(tmp_path):
     (tmp_path / "gpt").mkdir()
     (tmp_path / "gpt" / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"]}))
     assert open_run(tmp_path / "gpt").names == ("gpt",)
-
-
-def test_a_damaged_recipe_is_refused(run_dir):
-    folder = run_dir(CHAIN)
-    (folder / "recipe.yaml").write_text("stages: [")
-    with pytest.raises(InputError, match=r"recipe\.yaml is damaged"):
-        open_run(folder)
