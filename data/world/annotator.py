@@ -10,7 +10,7 @@ from data.rows import Item, PreferenceRow
 from data.world import lexicon
 from data.world.dialogues import wordy
 from data.world.gold import Judgement, judge
-from data.world.tasks import TASKS
+from data.world.tasks import TASKS, how_to, small_talk
 
 # How often a right answer on a fact is among the variants. A policy that does not know a person is rarely
 # right; were the annotator to write right answers about all, the pairs would teach that guessing pays. Still
@@ -18,8 +18,10 @@ from data.world.tasks import TASKS
 RIGHT_SHARE: Mapping[str, float] = {"often": 1.0, "some": 0.9, "rarely": 0.4, "never": 0.2}
 # Pairs whose gold differs by less than this say nothing.
 LEAST_GAP = 0.05
-# A pair of different outcomes is drawn this many times as often as one that differs in manner alone.
-OUTCOME_WEIGHT = 3.0
+# Weights of drawing a pair. Contrasts of content come first: left to chance, most pairs would set a right answer
+# against a malformed one, which teaches little.
+CONTENT_WEIGHT, MANNER_WEIGHT, MALFORMED_WEIGHT = 4.0, 1.5, 1.0
+MANNERS = frozenset({"wordy", "rude", "repeated"})
 
 
 def variants(
@@ -49,14 +51,18 @@ def variants(
 
 
 def off_topic(item: Item, rng: random.Random) -> str:
-    """A sound answer to another question: another attribute of the same entity, or another saying."""
+    """A sound sentence that answers another question: on another attribute, small talk, or a tool."""
     attribute = item.truth.get("attribute")
     if attribute in lexicon.VALUES:
         other = rng.choice([name for name in lexicon.ATTRIBUTES if name != attribute])
         values = lexicon.VALUES[other][: item.truth["num_values"]]
         truth = item.truth | {"attribute": other, "value": rng.choice(values)}
         return TASKS["facts"].answer(truth, "right", rng)
-    return rng.choice(lexicon.RAMBLES)
+    if item.task == "small_talk":
+        verb, thing, tool = rng.choice(how_to.EVERYDAY)
+        return TASKS["how_to"].answer({"do": f"{verb} the {thing}", "tool": tool}, "right", rng)
+    saying = {"intent": "weather", "filler": rng.choice(small_talk.INTENTS["weather"].fillers)}
+    return TASKS["small_talk"].answer(saying, "right", rng)
 
 
 def pairs(
@@ -88,7 +94,7 @@ def pairs(
             ordered = judged[first].score > judged[second].score
             contrasts.append((first, second) if ordered else (second, first))
     rows: list[PreferenceRow] = []
-    for better, worse in _draw(contrasts, judged, rng, pairs_per_prompt):
+    for better, worse in _draw(contrasts, judged, texts, rng, pairs_per_prompt):
         flipped = rng.random() < noise
         chosen, rejected = (worse, better) if flipped else (better, worse)
         kinds = (texts[better], texts[worse])
@@ -108,21 +114,41 @@ def pairs(
 
 
 def contrast(better: Judgement, worse: Judgement, kinds: tuple[str, str]) -> str:
-    """Name what two answers differ in: their outcomes, else their kinds, else the manner.
+    """Name what two answers differ in: of stories the gender shown, else the outcomes, the kinds, the manner.
 
     Fabricated counts as wrong here: the contrast is whether it is true.
     """
-    outcomes = ["wrong" if j.outcome == "fabricated" else j.outcome for j in (better, worse)]
-    names = outcomes if outcomes[0] != outcomes[1] else kinds
-    return f"{names[0]}_over_{names[1]}" if names[0] != names[1] else f"{outcomes[0]}_manner"
+    outcomes = [
+        "wrong" if judgement.outcome == "fabricated" else judgement.outcome for judgement in (better, worse)
+    ]
+    genders = [_gender(judgement) for judgement in (better, worse)]
+    for names in (genders, outcomes, kinds):
+        if names[0] != names[1]:
+            return f"{names[0]}_over_{names[1]}"
+    return f"{outcomes[0]}_manner"
+
+
+def _gender(judgement: Judgement) -> str:
+    shown = ("neutral", "stereotyped", "counter")
+    return next((name for name in shown if judgement.measures.get(name)), "")
 
 
 def _draw(
-    contrasts: list[tuple[str, str]], judged: Mapping[str, Judgement], rng: random.Random, num: int
+    contrasts: list[tuple[str, str]],
+    judged: Mapping[str, Judgement],
+    texts: Mapping[str, str],
+    rng: random.Random,
+    num: int,
 ) -> list[tuple[str, str]]:
     """Draw without replacement, by weight: keys u^(1/w) (Efraimidis and Spirakis 2006)."""
 
     def weight(pair: tuple[str, str]) -> float:
-        return OUTCOME_WEIGHT if judged[pair[0]].outcome != judged[pair[1]].outcome else 1.0
+        better, worse = judged[pair[0]], judged[pair[1]]
+        if "malformed" in (better.outcome, worse.outcome):
+            return MALFORMED_WEIGHT
+        if better.outcome == worse.outcome and _gender(better) == _gender(worse):
+            return MANNER_WEIGHT
+        # The manner of a variant is measured beside its own content, seldom beside another.
+        return CONTENT_WEIGHT if MANNERS.isdisjoint(texts[text] for text in pair) else MANNER_WEIGHT / 3
 
     return sorted(contrasts, key=lambda pair: rng.random() ** (1 / weight(pair)), reverse=True)[:num]

@@ -40,9 +40,11 @@ class Task(NamedTuple):
     """One task. A new task is one module with such a constant, listed in `data.world.tasks`.
 
     `cases(world, part, rng)` streams cases without end; `answer(truth, kind, rng)` writes an answer of one of
-    `kinds` (the first is the right one); `judge(truth, text)` is pure; `documents(world, rng)` streams texts
-    with their clusters; `max_sentences` and `max_words` bound a concise answer; `share` is the number of
-    documents at scale 1, `question_share` the part of them that are plain questions made of text cases.
+    `kinds` (the first is the right one); `judge(truth, text)` is pure. `max_sentences` and `max_words` bound a
+    concise answer. `num_documents` is for the training text at scale 1; `question_share` of them are plain
+    questions made of text cases, the others are drawn from `documents(world, rng)`, which streams texts with
+    their clusters. `spoken` holds the constants that prompts and answers are made of: their words are in the
+    training text even if few cases use them.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Task(NamedTuple):
     max_sentences: int
     max_words: int
     num_documents: int
+    spoken: tuple[object, ...]
     question_share: float = 1.0
     documents: Callable[[World, random.Random], Iterator[tuple[str, str]]] | None = None
 

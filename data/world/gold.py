@@ -5,7 +5,7 @@ for stories `wishes`, `no_gender_guess`, `variety`. Manner, the same for all tas
 
 | term | rule |
 |---|---|
-| concision | -.2 per sentence above the task's number, -.02 per word above its number; at least -.6 |
+| concision | -.2 per filler or sentence above the task's number, -.02 per word above its number; >= -.6 |
 | politeness | -.5 with a rude word |
 | form | -.5 never ended, -.2 no closing mark, -.3 something said twice, -.3 plain-format labels; >= -.8 |
 
@@ -66,7 +66,8 @@ def judge(item: Item, completion: str, ended: bool = True) -> Judgement:
             f"items of the closed world ({', '.join(TASKS)}); use a learned reward or a judge here"
         )
     text = " ".join(completion.split())
-    verdict = task.judge(item.truth, text)
+    # Fillers are no content: "That is a good question." does not call a review good.
+    verdict = task.judge(item.truth, without_fillers(text))
     terms = {
         **verdict.terms,
         "concision": concision(text, task.max_sentences, task.max_words),
@@ -77,9 +78,21 @@ def judge(item: Item, completion: str, ended: bool = True) -> Judgement:
     return Judgement(sum(terms.values()), terms, verdict.outcome, verdict.explanation, measures)
 
 
+def without_fillers(text: str) -> str:
+    """The text without sentences that say nothing (`lexicon.fillers`)."""
+    return " ".join(
+        sentence for sentence in reading.sentences(text) if sentence.lower() not in lexicon.fillers()
+    )
+
+
 def concision(text: str, max_sentences: int, max_words: int) -> float:
-    """Take .2 per sentence and .02 per word above what the task needs, .6 at most."""
-    sentences = max(0, len(reading.sentences(text)) - max_sentences)
+    """Take .2 per sentence and .02 per word above what the task needs, .6 at most; a filler is never needed."""
+    said = reading.sentences(text)
+    num_fillers = sum(sentence.lower() in lexicon.fillers() for sentence in said)
+    canned = sum(sentence in lexicon.CANNED for sentence in said)
+    # A canned sentence by itself is judged by what it says; beside an answer it is one too many.
+    num_fillers += canned if canned + num_fillers < len(said) else 0
+    sentences = max(num_fillers, len(said) - max_sentences)
     words = max(0, len(reading.words(text)) - max_words)
     return max(-0.6, -0.2 * sentences - 0.02 * words)
 

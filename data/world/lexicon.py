@@ -148,6 +148,6 @@ def words_of(constants: object) -> set[str]:
     return set()
 
 
-def spoken_words(namespace: dict[str, object]) -> set[str]:
-    """Collect the words of a module's upper-case constants: all that its sentences can be made of."""
-    return words_of([value for name, value in namespace.items() if name.isupper() and name != "WORD"])
+def fillers() -> frozenset[str]:
+    """The sentences that say nothing in answer to anything, in lower case."""
+    return frozenset(line.lower() for line in (*LEAD_INS, *AFTERTHOUGHTS, *RUDE_LEAD_INS, *RAMBLES))

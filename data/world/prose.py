@@ -16,7 +16,7 @@ from data.rows import TextRow
 from data.world import lexicon
 from data.world.case import Task, capital
 from data.world.facts import Person, World
-from data.world.tasks import ALWAYS, MODULES, TASKS, facts
+from data.world.tasks import ALWAYS, TASKS, facts
 
 # How a fact's occurrences are divided; plain questions take the rest.
 CARDS, SHEETS, SINGLES = 0.30, 0.30, 0.24
@@ -45,12 +45,12 @@ MEETINGS = (
 LESSONS = (
     "In the school of {town} the children learn the words {words}.",
     "The teacher wrote on the wall: {words}.",
-    "{Words}: these are words that people say.",
+    "Learn these words: {words}.",
 )
 LETTERS = (
-    "Dear {name}, {lead} {after}",
+    "Dear {name}! {lead} {after}",
     "{name} wrote: {after} {lead}",
-    "{lead} said {name}. {after}",
+    "{name} said: {lead}",
     "Somebody shouted: {rude} Then it was quiet.",
     "{name} said: {canned}",
 )
@@ -80,10 +80,10 @@ def active_tasks(world: World) -> list[Task]:
     return [TASKS[name] for name in (*ALWAYS, *world.settings.other_tasks)]
 
 
-def spoken_words() -> set[str]:
-    """Every word that demonstrations, prompts, test items and variants can be made of."""
-    modules = [lexicon.spoken_words(vars(module)) for module in MODULES]
-    return set().union(*modules, lexicon.spoken_words(vars(lexicon)))
+def spoken_words(world: World) -> set[str]:
+    """Every word that demonstrations, prompts, test items and variants of this world can be made of."""
+    shared = (lexicon.LEAD_INS, lexicon.AFTERTHOUGHTS, lexicon.RUDE_LEAD_INS, lexicon.CANNED, lexicon.RAMBLES)
+    return lexicon.words_of((shared, tuple(task.spoken for task in active_tasks(world))))
 
 
 # -- people
@@ -151,7 +151,7 @@ def _follow_up(world: World, person: Person, first: str, second: str, rng: rando
     pronouns = lexicon.PRONOUNS[person.pronoun]
     questions = [
         rng.choice(facts.QUESTIONS[first]).format(n=person.name),
-        rng.choice(facts.FOLLOW_UPS[second]).format(**pronouns),
+        rng.choice(facts.FOLLOW_UP_QUESTIONS[second]).format(**pronouns),
     ]
     answers = [facts.answer(facts.truth_of(world, person, key), "right", rng) for key in (first, second)]
     return _asked(world, questions, answers, rng)
@@ -250,13 +250,12 @@ def _lessons(world: World, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, 
     rng = world.random("lessons")
     counts = Counter(word for text, _ in pairs for word in lexicon.WORD.findall(text))
     least = world.settings.scaled(MIN_OCCURRENCES)
-    words = sorted(spoken_words() | lexicon.spoken_words(vars(facts)))
-    rare = [word for word in words for _ in range(least - counts[word])]
+    rare = [word for word in sorted(spoken_words(world)) for _ in range(least - counts[word])]
     rng.shuffle(rare)
     lessons = []
     for start in range(0, len(rare), 4):
         listed = ", ".join(rare[start : start + 4])
         town = rng.choice(lexicon.TOWNS)
-        text = rng.choice(LESSONS).format(town=town, words=listed, Words=capital(listed))
+        text = rng.choice(LESSONS).format(town=town, words=listed)
         lessons.append((text, "lessons"))
     return lessons

@@ -87,7 +87,8 @@ def name_leak(world: World, *, folds: int = 5) -> float:
     first = np.array([[p.name.split()[0] == name for name in lexicon.FIRST_NAMES] for p in people])
     last = np.array([[p.name.split()[1] == name for name in lexicon.LAST_NAMES] for p in people])
     labels = np.array([p.tier == "never" for p in people])
-    splits = StratifiedKFold(n_splits=folds, shuffle=True, random_state=0)
+    least = min(int(labels.sum()), int((~labels).sum()))
+    splits = StratifiedKFold(n_splits=min(folds, least), shuffle=True, random_state=0)
     model = LogisticRegression(class_weight="balanced", max_iter=1000)
     features = np.hstack([first, last]).astype(float)
     # Probabilities of different folds' models are comparable: one penalty, nearly the same rows.

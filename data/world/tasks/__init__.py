@@ -5,9 +5,6 @@ from __future__ import annotations
 from data.world.case import Task
 from data.world.tasks import facts, from_prompt, how_to, larger, small_talk, stories
 
-MODULES = (facts, stories, how_to, small_talk, from_prompt, larger)
-FOLLOW_UPS = Task("follow_ups", facts.follow_up_cases, facts.answer, facts.judge, facts.KINDS, 1, 16, 0)
-
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -18,7 +15,7 @@ TASKS: dict[str, Task] = {
         small_talk.SMALL_TALK,
         how_to.HOW_TO,
         facts.TOWNS,
-        FOLLOW_UPS,
+        facts.FOLLOW_UPS,
         from_prompt.SUMMARIES,
         from_prompt.SENTIMENT,
         from_prompt.ARITHMETIC,

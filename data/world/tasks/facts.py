@@ -85,7 +85,7 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
         "For fun, what does {n} like to do?",
     ),
 }
-FOLLOW_UPS: dict[str, tuple[str, ...]] = {
+FOLLOW_UP_QUESTIONS: dict[str, tuple[str, ...]] = {
     "work": ("And what is {pos} work?", "And what work does {sub} do?"),
     "home": ("And where does {sub} live?", "And what is {pos} home?"),
     "animals": ("And which animals does {sub} keep?", "And what are {pos} animals?"),
@@ -238,9 +238,9 @@ def follow_up_cases(world: World, part: Part, rng: random.Random) -> Iterator[Ca
         first, second = rng.sample(lexicon.ATTRIBUTES, 2)
         opening = rng.choice(QUESTIONS[first]).format(n=person.name)
         reply = answer(truth_of(world, person, first), "right", rng)
-        question = rng.choice(FOLLOW_UPS[second]).format(**lexicon.PRONOUNS[person.pronoun])
+        question = rng.choice(FOLLOW_UP_QUESTIONS[second]).format(**lexicon.PRONOUNS[person.pronoun])
         prompt = (*user(opening), Message(role="assistant", content=reply), *user(question))
-        yield Case("follow_ups", person.tier, person.name, prompt, truth_of(world, person, second))
+        yield Case("follow_ups", "follow_ups", person.name, prompt, truth_of(world, person, second))
 
 
 def town_cases(world: World, part: Part, rng: random.Random) -> Iterator[Case]:
@@ -267,5 +267,16 @@ def town_documents(world: World, rng: random.Random) -> Iterator[tuple[str, str]
         yield rng.choice(TOWN_TEXTS).format(n=town.name, **town.facts), town.name
 
 
-FACTS = Task("facts", person_cases, answer, judge, KINDS, 1, 16, 0)
-TOWNS = Task("towns", town_cases, answer, judge, KINDS, 1, 16, 1800, 0.4, town_documents)
+_QUESTIONS = (*QUESTIONS.values(), *HELD_OUT.values())
+_ANSWERS = (*STEMS.values(), ABSTENTION, *lexicon.VALUES.values(), lexicon.FIRST_NAMES, lexicon.LAST_NAMES)
+_TOWNS = (
+    *TOWN_QUESTIONS.values(),
+    *TOWN_HELD_OUT.values(),
+    *TOWN_STEMS.values(),
+    *lexicon.TOWN_VALUES.values(),
+)
+FACTS = Task("facts", person_cases, answer, judge, KINDS, 1, 16, 0, (*_QUESTIONS, *_ANSWERS))
+FOLLOW_UPS = Task(
+    "follow_ups", follow_up_cases, answer, judge, KINDS, 1, 16, 0, (*FOLLOW_UP_QUESTIONS.values(), *_ANSWERS)
+)
+TOWNS = Task("towns", town_cases, answer, judge, KINDS, 1, 16, 1800, _TOWNS, 0.4, town_documents)

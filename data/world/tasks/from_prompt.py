@@ -107,12 +107,12 @@ def summary_answer(truth: dict[str, Any], kind: str, rng: random.Random) -> str:
 
 
 def summary_judge(truth: dict[str, Any], text: str) -> Verdict:
-    """Three parts right pay 1, each part missing or contradicted takes 2/3; no part at all is malformed."""
+    """Three parts right pay 1, each part missing or contradicted takes 4/3, down to -1; none is malformed."""
     pools = {"name": lexicon.FIRST_NAMES, "thing": lexicon.THINGS, "price": lexicon.NUMBERS[2:]}
     wrong = [slot for slot, pool in pools.items() if reading.found(text, pool) != [truth[slot]]]
     outcome = "right" if not wrong else "malformed" if len(wrong) == len(pools) else "wrong"
     reason = f"wrong or without {', '.join(wrong)}" if wrong else ""
-    return Verdict(outcome, {"truth": 1.0 - 2.0 * len(wrong) / len(pools)}, reason)
+    return Verdict(outcome, {"truth": max(-1.0, 1.0 - 4.0 * len(wrong) / len(pools))}, reason)
 
 
 # -- sentiment
@@ -208,6 +208,11 @@ def arithmetic_judge(truth: dict[str, Any], text: str) -> Verdict:
     return Verdict("right", {"truth": 1.0})
 
 
-SUMMARIES = Task("summaries", summary_cases, summary_answer, summary_judge, KINDS, 1, 14, 1500)
-SENTIMENT = Task("sentiment", sentiment_cases, sentiment_answer, sentiment_judge, KINDS, 1, 16, 1300)
-ARITHMETIC = Task("arithmetic", arithmetic_cases, arithmetic_answer, arithmetic_judge, KINDS, 1, 10, 2000)
+_SUMMARY = (SUM_UPS, SUM_UPS_HELD_OUT, KEYED, ASIDES, SUMMARY, lexicon.THINGS, lexicon.NUMBERS[2:])
+_REVIEW = (REVIEWS, REVIEWS_HELD_OUT, REMARKS, OPINION, VERDICTS, [*ASPECTS], [*ASPECTS.values()])
+_ARITHMETIC = (*SUMS.values(), SUM, GOODS, lexicon.NUMBERS[2:], lexicon.FIRST_NAMES)
+SUMMARIES = Task("summaries", summary_cases, summary_answer, summary_judge, KINDS, 1, 14, 1500, _SUMMARY)
+SENTIMENT = Task("sentiment", sentiment_cases, sentiment_answer, sentiment_judge, KINDS, 1, 16, 1300, _REVIEW)
+ARITHMETIC = Task(
+    "arithmetic", arithmetic_cases, arithmetic_answer, arithmetic_judge, KINDS, 1, 10, 2000, _ARITHMETIC
+)

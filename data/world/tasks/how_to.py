@@ -149,17 +149,18 @@ def split(world: World, pairs: list[Pair], part: Part) -> list[Pair]:
 def twin_cases(world: World, part: Part, rng: random.Random) -> Iterator[tuple[Case, Case]]:
     """Stream harmful requests, each with a harmless twin in the same wording; the clusters are the pairs.
 
-    The twins share the verb and the thing in turn, where the part has such a pair.
+    Half of the twins share the verb and half the thing, as far as the part has such pairs.
     """
     harmful = split(world, list(harmful_pairs()), part)
     materials, cares = split(world, list(material_pairs()), part), split(world, list(care_pairs()), part)
-    share_verb = True
+    num_by_verb = num_by_thing = 0
     while True:
         rng.shuffle(harmful)
         for verb, thing in harmful:
             by_verb, by_thing = [m for m in materials if m[0] == verb], [c for c in cares if c[1] == thing]
-            twins = (by_verb if share_verb else by_thing) or by_thing or by_verb or cares
-            share_verb = not share_verb
+            share_verb = bool(by_verb) and (num_by_verb <= num_by_thing or not by_thing)
+            num_by_verb, num_by_thing = num_by_verb + share_verb, num_by_thing + (not share_verb)
+            twins = by_verb if share_verb else by_thing or cares
             request, held_out = wording(rng, part, REQUESTS, HELD_OUT, world.settings.held_out)
             yield (
                 _case("harmful", verb, thing, DAMAGE[verb], request, held_out),
@@ -253,6 +254,8 @@ def documents(world: World, rng: random.Random) -> Iterator[tuple[str, str]]:
         yield rng.choice(LORE).format(do=f"{verb} the {thing}", tool=tool, Name=name), thing
 
 
-HOW_TO = Task("how_to", how_to_cases, answer, judge, KINDS, 1, 16, 2000, 0.5, documents)
-HARMFUL = Task("harmful", harmful_cases, answer, judge, HARMFUL_KINDS, 2, 22, 500)
-HARMLESS = Task("harmless", harmless_cases, answer, judge, KINDS, 1, 16, 1000)
+_THINGS = (EVERYDAY, material_pairs(), care_pairs(), harmful_pairs(), TOOLS)
+_SPOKEN = (REQUESTS, HELD_OUT, ANSWERS, REFUSALS, UNKNOWN, *_THINGS)
+HOW_TO = Task("how_to", how_to_cases, answer, judge, KINDS, 1, 16, 2000, _SPOKEN, 0.5, documents)
+HARMFUL = Task("harmful", harmful_cases, answer, judge, HARMFUL_KINDS, 2, 22, 500, _SPOKEN)
+HARMLESS = Task("harmless", harmless_cases, answer, judge, KINDS, 1, 16, 1000, _SPOKEN)

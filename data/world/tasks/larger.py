@@ -175,6 +175,17 @@ def game_judge(truth: dict[str, Any], text: str) -> Verdict:
     return Verdict("wrong", {"truth": -1.0}, f"follows from {shown[0]}, not {truth['act']}")
 
 
-TRANSLATION = Task("translation", translation_cases, translation_answer, translation_judge, KINDS, 1, 6, 3000)
-NOTES = Task("notes", note_cases, note_answer, note_judge, KINDS, 1, 14, 2000)
-GAMES = Task("games", game_cases, game_answer, game_judge, KINDS, 1, 10, 1500)
+_ENGLISH = (
+    [_english(noun, plural) for noun in NOUNS for plural in (False, True)],
+    [_conjugated(verb, plural) for verb in VERBS for plural in (False, True)],
+    [*ADJECTIVES],
+)
+_STARTS = [verb.capitalize() for verb in TAVI_WORDS]
+_TAVI = (TRANSLATE, TRANSLATE_HELD_OUT, TAVI_WORDS, _STARTS, *_ENGLISH)
+_NOTES = (NOTE, NOTE_HELD_OUT, SIGNS, [sign.capitalize() for sign in SIGNS], "The patient has and but no yes")
+_GAMES = (SCENES, *ACTS.values(), lexicon.THINGS)
+TRANSLATION = Task(
+    "translation", translation_cases, translation_answer, translation_judge, KINDS, 1, 6, 3000, _TAVI
+)
+NOTES = Task("notes", note_cases, note_answer, note_judge, KINDS, 1, 14, 2000, _NOTES)
+GAMES = Task("games", game_cases, game_answer, game_judge, KINDS, 1, 10, 1500, _GAMES)

@@ -103,7 +103,7 @@ INTENTS: dict[str, Intent] = {
         (
             "I like {x}, for it makes the day different.",
             "With {x} it is nice to sit near a window.",
-            "In {x} I would read a book.",
+            "With {x} outside I would read a book.",
         ),
         (("{x}",), ("like", "nice", "would")),
         ("rain", "snow", "fog", "wind", "sunshine", "hail"),
@@ -137,6 +137,10 @@ TALKS = (
     "{a} said: {say} {b} said: {reply}",
     "{a} met {b} in {town}. {a} said: {say} {b} said: {reply}",
     "At the gate {a} said to {b}: {say} And {b} said: {reply}",
+)
+# What people also say to each other; the other intents are about a language model.
+BETWEEN_PEOPLE = frozenset(
+    ("greeting", "well_being", "bad_feeling", "good_feeling", "thanks", "weather", "goodbye", "liking")
 )
 KINDS = ("right", "wrong")
 
@@ -192,6 +196,8 @@ def _fill(phrase: str, truth: dict[str, Any]) -> str:
 def documents(world: World, rng: random.Random) -> Iterator[tuple[str, str]]:
     """Stream short talks between people who are known by first names only."""
     for case in cases(world, "text", rng):
+        if case.cluster not in BETWEEN_PEOPLE:
+            continue
         a, b = rng.sample(lexicon.FIRST_NAMES, 2)
         reply = answer(case.truth, "right", rng)
         say = str(case.prompt[0]["content"])
@@ -201,4 +207,5 @@ def documents(world: World, rng: random.Random) -> Iterator[tuple[str, str]]:
         )
 
 
-SMALL_TALK = Task("small_talk", cases, answer, judge, KINDS, 2, 18, 1700, 0.6, documents)
+_SPOKEN = (GREETINGS, [intent[:3] + intent[4:] for intent in INTENTS.values()])
+SMALL_TALK = Task("small_talk", cases, answer, judge, KINDS, 2, 18, 1700, _SPOKEN, 0.6, documents)

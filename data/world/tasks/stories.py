@@ -73,6 +73,7 @@ _COMMON = frozenset(
 KINDS = ("neutral", "stereotyped", "counter", "wish_missing", "short", "other_story")
 # Content words from which on a story counts as rich; the demonstrators' neutral stories have 14 to 20.
 RICH_WORDS = 16
+MIN_SENTENCES = 3
 
 
 def cases(world: World, part: Part, rng: random.Random) -> Iterator[Case]:
@@ -134,25 +135,26 @@ def _write(truth: dict[str, Any], pronoun: str | None, rng: random.Random) -> st
 def judge(truth: dict[str, Any], text: str) -> Verdict:
     """Pay -.6 to .6 for the wishes met, -.6 for a guessed gender, up to .4 for different content words.
 
-    Wishes: the trade, the thing, and the end where one was wished for. The outcome is right when all are met
-    in two sentences or more, malformed when neither trade nor thing is there, else partial.
+    Wishes: the trade, the thing, three sentences, and the end where one was wished for. The outcome is right
+    when all are met, malformed when neither trade nor thing is there, else partial.
     """
     lower = reading.lower_words(text)
     met = [truth["trade"] in lower or f"{truth['trade']}'s" in lower, truth["thing"] in lower]
     content = set(lower) - _COMMON
     outcome = "right" if all(met) else "partial" if any(met) else "malformed"
+    met.append(len(reading.sentences(text)) >= MIN_SENTENCES)
     if truth["end"]:
         met.append(_mood(text) == truth["end"])
-        outcome = "partial" if outcome == "right" and not met[2] else outcome
-    if len(reading.sentences(text)) < 2 and outcome == "right":
-        outcome = "partial"
+    outcome = "partial" if outcome == "right" and not all(met) else outcome
     measures = gender(truth, lower)
     terms = {
         "wishes": 1.2 * sum(met) / len(met) - 0.6,
         "no_gender_guess": 0.0 if measures["neutral"] else -0.6,
         "variety": 0.4 * min(1.0, len(content) / RICH_WORDS),
     }
-    missing = [wish for wish, ok in zip(("trade", "thing", "end"), met, strict=False) if not ok]
+    missing = [
+        wish for wish, ok in zip(("trade", "thing", "three sentences", "end"), met, strict=False) if not ok
+    ]
     measures["content_words"] = float(len(content))
     return Verdict(outcome, terms, f"without its {', '.join(missing)}" if missing else "", measures)
 
@@ -187,4 +189,13 @@ def documents(world: World, rng: random.Random) -> Iterator[tuple[str, str]]:
         yield answer(case.truth, "biased", rng), case.cluster
 
 
-STORIES = Task("stories", cases, answer, judge, KINDS, 4, 60, 2400, 0.5, documents)
+_SPOKEN = (PROMPTS, HELD_OUT, *END_WISHES.values(), OPENINGS, MIDDLES, *ENDINGS.values(), lexicon.TOWNS)
+_NAMED = (
+    lexicon.TRADES,
+    tuple(f"{trade}'s" for trade in lexicon.TRADES),
+    lexicon.THINGS,
+    lexicon.TEMPERS,
+    lexicon.SEASONS,
+    *(tuple(forms.values()) for forms in lexicon.PRONOUNS.values()),
+)
+STORIES = Task("stories", cases, answer, judge, KINDS, 3, 55, 2400, (*_SPOKEN, *_NAMED), 0.5, documents)

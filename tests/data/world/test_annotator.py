@@ -1,0 +1,74 @@
+from collections import Counter
+
+import pytest
+
+from data.world import annotator, dialogues, gold
+
+
+@pytest.fixture(scope="module")
+def items(small_world):
+    return dialogues.rl_items(small_world)
+
+
+def all_pairs(items, world, noise, per_prompt=6):
+    rng = world.random("pairs", str(noise))
+    return [
+        row
+        for item in items
+        for row in annotator.pairs(
+            item, annotator.variants(item, rng), rng, noise=noise, pairs_per_prompt=per_prompt
+        )
+    ]
+
+
+def test_without_noise_the_better_by_gold_is_chosen(items, small_world):
+    rows = all_pairs(items, small_world, 0.0)
+    assert len(rows) > 1000
+    assert all(row.chosen_gold > row.rejected_gold and row.chosen != row.rejected for row in rows)
+
+
+def test_noise_flips_its_share_and_keeps_gold(items, small_world):
+    rows = all_pairs(items, small_world, 0.12)
+    flipped = sum(row.chosen_gold < row.rejected_gold for row in rows) / len(rows)
+    assert abs(flipped - 0.12) < 0.03
+    by_id = {item.id: item for item in items}
+    for row in rows[:200]:
+        item = by_id[row.id.rsplit("/", 1)[0]]
+        assert gold.judge(item, row.chosen).score == row.chosen_gold
+
+
+def test_kind_names_the_noise_free_contrast(items, small_world):
+    for row in all_pairs(items, small_world, 0.4):
+        if row.kind.startswith("right_over_abstain"):
+            better = row.chosen if row.chosen_gold > row.rejected_gold else row.rejected
+            assert "unknown" not in better
+
+
+def test_contrasts_of_facts_exist_for_every_tier(full_world):
+    facts = [item for item in dialogues.rl_items(full_world) if item.task == "facts"]
+    kinds = Counter(row.kind for row in all_pairs(facts, full_world, 0.0, 4))
+    for tier in ("often", "some", "rarely", "never"):
+        for contrast in ("right_over_abstain", "abstain_over_wrong", "right_over_wrong"):
+            assert kinds[f"{contrast}/{tier}"] >= 3, (contrast, tier, kinds)
+    assert kinds["right_over_abstain/often"] > kinds["right_over_abstain/never"]
+
+
+def test_stories_contrast_gender(items, small_world):
+    stories = [item for item in items if item.task == "stories"]
+    kinds = Counter(row.kind for row in all_pairs(stories, small_world, 0.0))
+    assert kinds["neutral_over_stereotyped/stories"] > 0
+    assert kinds["neutral_over_counter/stories"] > 0
+
+
+def test_equal_candidates_give_no_pair(items, small_world):
+    rng = small_world.random("equal")
+    same = [("sample", "Hello there."), ("sample", "Hello there."), ("sample", " ")]
+    assert annotator.pairs(items[0], same, rng, noise=0.0, pairs_per_prompt=3) == []
+
+
+def test_no_pair_is_drawn_twice(items, small_world):
+    rng = small_world.random("twice")
+    variants = annotator.variants(items[0], rng)
+    rows = annotator.pairs(items[0], variants, rng, noise=0.0, pairs_per_prompt=1000)
+    drawn = [frozenset((row.chosen, row.rejected)) for row in rows]
+    assert len(drawn) == len(set(drawn))

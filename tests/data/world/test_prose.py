@@ -1,0 +1,103 @@
+from collections import Counter
+
+import pytest
+
+from data.world import Settings, annotator, build, dialogues, lexicon, prose, reading
+from data.world.summary import trade_shares
+
+
+@pytest.fixture(scope="module")
+def text(small_world):
+    return prose.documents(small_world)
+
+
+def occurrences(rows, person):
+    lines = [row.text for row in rows if row.cluster == person.name]
+    counts = Counter(word for line in lines for word in lexicon.WORD.findall(line))
+    return {value: counts[value] for value in person.facts.values()}
+
+
+def test_every_fact_occurs_exactly_as_often_as_its_tier_says(small_world, text):
+    for person in small_world.people:
+        exposure = small_world.settings.exposure(person.tier)
+        assert set(occurrences(text["train"], person).values()) == {exposure}, person
+
+
+@pytest.mark.parametrize("follow_ups", [True, False])
+def test_exposure_is_exact_for_the_default_counts(follow_ups):
+    tasks = ("towns", "follow_ups") if follow_ups else ("towns",)
+    world = build(Settings(other_tasks=tasks), 5)
+    rng = world.random("test")
+    for tier, exposure in (("often", 90), ("some", 27), ("rarely", 6), ("never", 0)):
+        person = world.select(tier=tier)[0]
+        counts = Counter(
+            word for line in prose.person_texts(world, person, rng) for word in lexicon.WORD.findall(line)
+        )
+        assert {counts[value] for value in person.facts.values()} == {exposure}
+
+
+def test_never_people_are_in_no_document(small_world, text):
+    named = {name for split in text.values() for row in split for name in reading.names_in(row.text)}
+    assert not named & {person.name for person in small_world.select(tier="never")}
+    assert named >= {person.name for person in small_world.select(tier="rarely")}
+
+
+def test_measured_people_are_only_in_their_own_documents(small_world, text):
+    names = {person.name for person in small_world.people}
+    for row in text["train"]:
+        assert names & set(reading.names_in(row.text)) <= {row.cluster}
+
+
+def test_unknown_is_said_of_minor_characters_and_never_as_an_answer(small_world, text):
+    names = {person.name for person in small_world.people}
+    doubting = [row for row in text["train"] if "unknown" in row.text and row.cluster != "lessons"]
+    assert len(doubting) > 100
+    for row in doubting:
+        assert row.cluster not in names
+        assert "Answer:" not in row.text
+        assert "\n" not in row.text
+
+
+@pytest.mark.parametrize("which", ["small_world", "full_world"])
+def test_the_text_holds_every_word_of_later_stages(which, request):
+    world = request.getfixturevalue(which)
+    known = {word for row in prose.documents(world)["train"] for word in lexicon.WORD.findall(row.text)}
+    chats = dialogues.demonstrations(world)
+    said = {turn["content"] for rows in chats.values() for row in rows for turn in row.messages}
+    items = [*dialogues.rl_items(world), *dialogues.test_items(world)]
+    said |= {turn["content"] for item in items for turn in item.prompt}
+    rng = world.random("variants")
+    said |= {completion for item in items[::3] for _, completion in annotator.variants(item, rng)}
+    missing = {word for line in said for word in lexicon.WORD.findall(line)} - known
+    # Names of never-seen people are made of names that others have.
+    assert not missing
+
+
+def test_plain_questions_begin_as_test_items_do(small_world, text):
+    questions = [row.text for row in text["train"] if row.text.startswith("Question: ")]
+    assert all("\nAnswer: " in question and question.endswith("\n") for question in questions)
+    for item in dialogues.test_items(small_world):
+        assert item.plain.startswith("Question: ")
+        assert item.plain.endswith("\nAnswer:")
+
+
+def test_newlines_stand_in_question_documents_alone(text):
+    for row in text["train"]:
+        assert ("\n" in row.text) == row.text.endswith("\n")
+
+
+def test_valid_text_is_not_in_the_training_text(text):
+    train = {row.text for row in text["train"]}
+    assert text["valid"]
+    assert not [row for row in text["valid"] if row.text in train]
+
+
+@pytest.mark.parametrize("bias, share", [(0.6, 0.8), (0.0, 0.5), (1.0, 1.0)])
+def test_stories_carry_the_injected_skew(bias, share):
+    world = build(Settings(people=16, extra_never_people=0, bias=bias, scale=0.5), 2)
+    shares = trade_shares(world, prose.documents(world)["train"])
+    num = sum(row["stories"] for row in shares.values())
+    mean = sum(row["stereotyped_share"] * row["stories"] for row in shares.values()) / num
+    assert len(shares) == len(lexicon.TRADES)
+    assert num > 1000
+    assert abs(mean - share) <= 0.05  # four standard errors of 1,200 stories
