@@ -1,0 +1,231 @@
+"""What evaluations look at: the models of a run, the test items, and every model's answer to each of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.randomness import key
+from data.rows import Item
+from pipeline.run_directory import STAGE_JSON, read_json
+
+if TYPE_CHECKING:
+    from data.world.gold import Judgement
+    from pipeline.language_model import LanguageModel
+    from pipeline.records import Record
+    from pipeline.run import StageRun
+
+BASE = "base"  # the name of the pretrained model in figures
+PLAIN_STOP = "\n"  # an answer in the plain question format ends with its line
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's answer to one item: text, tokens with the one that ended it, log-probabilities (nats)."""
+
+    id: str
+    text: str
+    ended: bool
+    tokens: list[int]
+    logprobs: list[float]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One evaluated model: its name in figures, its folder, the model it was trained from, how it is asked.
+
+    `plain` models know no chat format: they continue the plain question format up to the end of the line.
+    """
+
+    name: str
+    folder: Path
+    parent: str | None
+    plain: bool
+
+
+@dataclass
+class Context:
+    """Everything that an evaluation may look at; `inputs` holds the stage folders by role."""
+
+    run: StageRun
+    models: dict[str, Model]
+    items: list[Item]
+    config: Any
+    options: dict[str, Any]
+    answers: dict[str, dict[str, Answer]] = field(default_factory=dict)
+    _judged: dict[tuple[str, str, bool], Judgement] = field(default_factory=dict)
+    _loaded: dict[str, LanguageModel] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.run.seed
+
+    def folder(self, role: str) -> Path | None:
+        """The stage folder that fills an optional role, or None."""
+        found = self.run.inputs.get(role)
+        return found if isinstance(found, Path) else None
+
+    @cached_property
+    def headline(self) -> list[Item]:
+        """The items of the headline mix; all items where none is marked."""
+        marked = [item for item in self.items if item.truth.get("headline")]
+        return marked or self.items
+
+    def of_task(self, *tasks: str) -> list[Item]:
+        """The items of some tasks whose truth is known."""
+        return [item for item in self.items if item.task in tasks and item.truth]
+
+    def judge(self, item: Item, answer: Answer) -> Judgement:
+        """Gold's judgement, computed once for each item and answer."""
+        from data.world import gold
+
+        name = (item.id, answer.text, answer.ended)
+        if name not in self._judged:
+            self._judged[name] = gold.judge(item, answer.text, answer.ended)
+        return self._judged[name]
+
+    def other_answer(self, stage: str, items: Sequence[Item]) -> dict[str, Answer]:
+        """Give each item the answer to another question of its task and group, the next in a keyed order.
+
+        A null: it keeps the manner of the answers and takes away what they say about the question.
+        """
+        groups: dict[tuple[str, str], list[Item]] = {}
+        for item in items:
+            groups.setdefault((item.task, item.group), []).append(item)
+        given: dict[str, Answer] = {}
+        for members in groups.values():
+            ordered = sorted(members, key=lambda item: key("other answer", self.seed, item.id))
+            for item, other in zip(ordered, ordered[1:] + ordered[:1], strict=True):
+                given[item.id] = self.answers[stage][other.id]
+        return given
+
+    def model(self, stage: str) -> LanguageModel:
+        """The loaded model of a stage; one is held at a time."""
+        from pipeline.language_model import LanguageModel
+
+        if stage not in self._loaded:
+            self._loaded.clear()
+            self._loaded[stage] = LanguageModel.load(self.models[stage].folder, device=self.run.device)
+        return self._loaded[stage]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What an evaluation says of one answer; it becomes a record."""
+
+    measure: str
+    score: float
+    outcome: str = ""
+    explanation: str = ""
+    group: str = ""
+    weight: float = 1.0
+
+
+Records = dict[str, "list[Record]"]
+
+
+def find_models(folders: Sequence[Path]) -> dict[str, Model]:
+    """Name the evaluated models in order: `base` for a pretrained one, else the name of the stage or folder.
+
+    The parent is the stage that the model started from, where it is evaluated too.
+    """
+    names: dict[str, str] = {}
+    models: dict[str, Model] = {}
+    for folder in folders:
+        record = read_json(folder / STAGE_JSON) or {}
+        plain = record.get("stage") == "pretrain" and BASE not in models
+        name = BASE if plain else folder.name
+        while name in models:
+            name += "_2"
+        started_from = [pair[0] for pair in record.get("inputs", {}).get("policy", [])]
+        parent = names.get(started_from[0].rpartition("/")[2]) if started_from else None
+        names[folder.name] = name
+        models[name] = Model(name, folder, parent, record.get("stage") == "pretrain")
+    return models
+
+
+def chosen_items(items: Sequence[Item], max_per_group: int | None) -> list[Item]:
+    """At most so many items of each task and group: those of the headline mix first, then by keyed order."""
+    if max_per_group is None:
+        return list(items)
+    taken: dict[tuple[str, str], int] = {}
+    chosen: set[str] = set()
+    for item in sorted(items, key=lambda item: (not item.truth.get("headline"), key("items", item.id))):
+        name = (item.task, item.group)
+        if taken.get(name, 0) < max_per_group:
+            taken[name] = taken.get(name, 0) + 1
+            chosen.add(item.id)
+    return [item for item in items if item.id in chosen]
+
+
+def prompt_of(item: Item, *, plain: bool) -> Any:
+    """What a model is asked: the conversation, or the plain question format to be continued.
+
+    An item without a plain format gives a plain model its last user turn, to be continued on the next line.
+    """
+    if not plain:
+        return list(item.prompt)
+    return item.plain if item.plain is not None else f"{item.prompt[-1]['content']}\n"
+
+
+def shown_prompt(item: Item) -> str:
+    """The prompt as a person reads it: the question alone, or the turns with their roles."""
+    if len(item.prompt) == 1:
+        return item.prompt[0]["content"]
+    return "\n".join(f"{message['role']}: {message['content']}" for message in item.prompt)
+
+
+def answer_all(context: Context, stage: str) -> dict[str, Answer]:
+    """Let one model answer every item; the random stream of an item is the same for every model.
+
+    Answers are kept in `answers.<stage>.jsonl`, so that an interrupted evaluation goes on with the next
+    model.
+    """
+    path = context.run.dir / f"answers.{stage}.jsonl"
+    if path.exists():
+        found = read_answers(path)
+        if set(found) == {item.id for item in context.items}:
+            return found
+    config, model = context.config, context.models[stage]
+    answers: dict[str, Answer] = {}
+    # Like tasks together: a batch takes as long as its longest answer.
+    ordered = sorted(context.items, key=lambda item: item.task)
+    chunk = 4 * config.batch_size
+    with context.run.progress(f"{stage} answers", len(ordered), "items") as bar:
+        for first in range(0, len(ordered), chunk):
+            items = ordered[first : first + chunk]
+            completions = context.model(stage).generate(
+                [prompt_of(item, plain=model.plain) for item in items],
+                keys=[key("evaluate", context.seed, item.id) for item in items],
+                max_new_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+                stop=PLAIN_STOP if model.plain else None,
+                batch_size=config.batch_size,
+            )
+            for item, done in zip(items, completions, strict=True):
+                answers[item.id] = Answer(item.id, done.text, done.ended, done.tokens, done.logprobs)
+            bar.advance(len(items))
+            context.run.check_stop()
+    ordered_answers = {item.id: answers[item.id] for item in context.items}
+    with context.run.publish(path.name) as staging:
+        write_answers(staging, ordered_answers.values())
+    return ordered_answers
+
+
+def write_answers(path: Path, answers: Iterable[Answer]) -> None:
+    """Write answers one a line."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for answer in answers:
+            file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
+
+
+def read_answers(path: Path) -> dict[str, Answer]:
+    """Read answers by item id."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        answers = [Answer(**json.loads(line)) for line in file]
+    return {answer.id: answer for answer in answers}

@@ -1,0 +1,49 @@
+"""Right answers in each of the other chat tasks, beside what answers to other questions of the task reach."""
+
+from __future__ import annotations
+
+from data.rows import Item
+from data.settings import Settings
+from pipeline.answers import Answer, Context, Records, Score
+from pipeline.measured import Measured, of_records, with_outcome
+
+KIND = "answers"
+ELSEWHERE = ("facts", "harmful")  # facts and refusal measure these
+
+
+class Config(Settings):
+    """No settings."""
+
+
+def items(context: Context) -> list[Item]:
+    """The items of the other tasks whose truth is known."""
+    return [item for item in context.items if item.truth and item.task not in ELSEWHERE]
+
+
+def score(item: Item, answer: Answer, context: Context) -> list[Score]:
+    """One record with the outcome; its score is 1 for right."""
+    judged = context.judge(item, answer)
+    return [Score("answer", float(judged.outcome == "right"), judged.outcome, judged.explanation, item.task)]
+
+
+def figures(records: Records, context: Context) -> list[Measured]:
+    """The share right by task."""
+    asked = items(context)
+    return [
+        Measured(
+            f"task/{task}/right",
+            "share",
+            "rate",
+            scores := of_records(records, group=task, score=with_outcome("right")),
+            better=1,
+            nulls={stage: _floor(context, stage, task, asked) for stage in scores},
+        )
+        for task in dict.fromkeys(item.task for item in asked)
+    ]
+
+
+def _floor(context: Context, stage: str, task: str, asked: list[Item]) -> dict[str, float]:
+    members = [item for item in asked if item.task == task]
+    others = context.other_answer(stage, members)
+    hits = [context.judge(item, others[item.id]).outcome == "right" for item in members]
+    return {"answer_to_another_question": sum(hits) / len(hits)}

@@ -1,0 +1,182 @@
+"""From scored items to figures with intervals, and to comparisons between stages with verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from data.randomness import key
+from pipeline import statistics
+from pipeline.records import Comparison, Figure, Record
+
+LEVEL = 0.05
+IMPROVED, REGRESSED, CHANGED, NO_EVIDENCE = "improved", "regressed", "changed", "no evidence"
+
+
+class Scored(NamedTuple):
+    """One item's score with the cluster and the weight that it has in the figure."""
+
+    id: str
+    cluster: str
+    score: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One figure over all stages, before its intervals.
+
+    `kind` is a rate of 0 and 1, a mean, a share that may hold halves (clipped to [0, 1]), or a ratio of the
+    sum of scores to the sum of weights. `better` is +1 where more is better, -1 where less is, 0 where
+    neither. `headline` figures form the family that is corrected for being several.
+    """
+
+    name: str
+    unit: str
+    kind: Literal["rate", "mean", "share", "ratio"]
+    scores: Mapping[str, Sequence[Scored]]
+    better: int = 0
+    nulls: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    headline: bool = False
+    compared: bool = True
+
+
+def of_records(
+    records: Mapping[str, Sequence[Record]],
+    *,
+    measure: str | None = None,
+    group: str | None = None,
+    score: Callable[[Record], float] = lambda record: record.score,
+) -> dict[str, list[Scored]]:
+    """Pick scored items by measure and group, for each stage that has any; unscorable ones stay nan."""
+    found = {}
+    for stage, rows in records.items():
+        kept = [
+            Scored(row.id, row.cluster, score(row), row.weight)
+            for row in rows
+            if (measure is None or row.measure == measure) and (group is None or row.group == group)
+        ]
+        if kept:
+            found[stage] = kept
+    return found
+
+
+def with_outcome(*outcomes: str) -> Callable[[Record], float]:
+    """Score 1 where the record has one of these outcomes; an item that could not be scored stays nan."""
+    return lambda record: record.score if record.score != record.score else float(record.outcome in outcomes)
+
+
+def interval_of(kind: str, rows: Sequence[Scored]) -> statistics.Interval:
+    """The estimate of one stage."""
+    scores, clusters = [row.score for row in rows], [row.cluster for row in rows]
+    if kind == "rate":
+        return statistics.rate(scores, clusters)
+    if kind == "ratio":
+        return statistics.ratio(scores, [row.weight for row in rows], clusters)
+    found = statistics.mean(scores, clusters)
+    if kind == "share":
+        return found._replace(low=max(found.low, 0.0), high=min(found.high, 1.0))
+    return found
+
+
+def figures_of(measured: Measured, *, seed: int, command: str) -> list[Figure]:
+    """One figure for each stage."""
+    figures = []
+    for stage, rows in measured.scores.items():
+        found = interval_of(measured.kind, rows)
+        nulls = dict(measured.nulls.get(stage, {}))
+        figures.append(
+            Figure(
+                measured.name,
+                stage,
+                found.value,
+                found.low,
+                found.high,
+                found.num,
+                found.num_clusters,
+                measured.unit,
+                nulls,
+                seed,
+                command,
+            )
+        )
+    return figures
+
+
+def comparison_of(measured: Measured, before: str, after: str, *, seed: int) -> Comparison | None:
+    """The paired change of one figure between two stages, or None where they share no items."""
+    if before not in measured.scores or after not in measured.scores:
+        return None
+    earlier = {row.id: row for row in measured.scores[before]}
+    pairs = [(earlier[row.id], row) for row in measured.scores[after] if row.id in earlier]
+    if not pairs:
+        return None
+    old, new = (np.array([row.score for row in side]) for side in zip(*pairs, strict=True))
+    if measured.kind == "ratio":
+        # The items' shares of the ratio, so that their mean is it.
+        mean_weight = np.mean([row.weight for row, _ in pairs])
+        old, new = old / mean_weight, new / mean_weight
+    found = statistics.paired_difference(
+        old, new, [row.cluster for row, _ in pairs], key=key("bootstrap", seed, measured.name, before, after)
+    )
+    return Comparison(
+        measured.name,
+        before,
+        after,
+        found.value,
+        found.low,
+        found.high,
+        found.num,
+        found.num_clusters,
+        measured.better,
+        found.p_value,
+        found.p_value if measured.headline else None,
+        found.gained,
+        found.lost,
+        found.mcnemar_p,
+        found.smallest,
+        "",
+    )
+
+
+def with_verdicts(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Correct the headline family (Holm) and say what each change amounts to.
+
+    A change is one when its interval excludes 0 and, in the headline family, its corrected p-value is at most
+    .05.
+    """
+    family = {str(n): row.holm_p for n, row in enumerate(comparisons) if row.holm_p is not None}
+    adjusted = statistics.holm({name: p for name, p in family.items() if p is not None})
+    return [
+        replace(row, holm_p=adjusted.get(str(n)), verdict=_verdict(row, adjusted.get(str(n))))
+        for n, row in enumerate(comparisons)
+    ]
+
+
+def _verdict(row: Comparison, holm_p: float | None) -> str:
+    sure = (row.low > 0 or row.high < 0) and (holm_p is None or holm_p <= LEVEL)
+    if not sure:
+        return NO_EVIDENCE
+    if row.better == 0:
+        return CHANGED
+    return IMPROVED if row.value * row.better > 0 else REGRESSED
+
+
+def difference_figure(row: Comparison, *, unit: str, seed: int, command: str) -> Figure:
+    """A comparison in the form of a figure, named `<figure>/<after>_minus_<before>`."""
+    return Figure(
+        f"{row.name}/{row.after}_minus_{row.before}",
+        row.after,
+        row.value,
+        row.low,
+        row.high,
+        row.n,
+        row.clusters,
+        unit,
+        {"no_change": 0.0},
+        seed,
+        command,
+    )

@@ -1,0 +1,292 @@
+"""Builds report.json and report.html from run directories."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.records import Comparison, to_json
+from pipeline.report import verdicts
+from pipeline.report.plots import pictures
+from pipeline.report.read import RunData, read_chains
+
+HTML, JSON = "report.html", "report.json"
+TIME_SUFFIXES = ("_seconds", "_per_second")
+# The figures of the stage table, those that exist; tasks are added.
+TABLE = (
+    "gold/mean",
+    "facts/often/right",
+    "facts/some/right",
+    "facts/rarely/right",
+    "facts/never/right",
+    "facts/never/hallucinated",
+    "facts/never/abstain",
+    "bias/stereotyped",
+    "bias/neutral",
+    "refusal/harmful",
+    "refusal/harmless",
+    "proxy/mean",
+    "kl",
+    "length",
+    "ends",
+    "loss/held_out",
+    "loss/bits_per_byte",
+)
+
+
+class Report(NamedTuple):
+    """The two files of a report, as text."""
+
+    html: str
+    json: str
+
+
+def build_report(run_dirs: Sequence[Path], *, without: str | None = None) -> Report:
+    """Build the report of one run (with all its seeds), or one that compares several runs.
+
+    `without` names the stage that is writing the report, which reads all others.
+
+    Raises:
+        InputError: a folder is no run, or nothing in it is finished.
+    """
+    found = [(path, read_chains(path, without=without)) for path in run_dirs]
+    comparing = len(found) > 1
+    if comparing:
+        names = _distinct([path.resolve().name for path, _ in found])
+        found = [
+            (path, [replace(chain, label=_joined(name, chain, len(chains))) for chain in chains])
+            for name, (path, chains) in zip(names, found, strict=True)
+        ]
+    chains = [chain for _, part in found for chain in part]
+    data = report_json(chains, comparing=comparing)
+    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return Report(render(chains, comparing=comparing), text)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    return [f"{name} ({place + 1})" if names.count(name) > 1 else name for place, name in enumerate(names)]
+
+
+def _joined(name: str, chain: RunData, num_chains: int) -> str:
+    return name if num_chains == 1 else f"{name}, {chain.label}"
+
+
+def report_json(chains: Sequence[RunData], *, comparing: bool = False) -> dict[str, Any]:
+    """The report's data: run, recipe, figures and timings; of several runs, lists and figures with their run."""
+    figures = [
+        to_json(figure) | ({"run": chain.label} if comparing else {})
+        for chain in chains
+        for figure in chain.evaluation.figures
+    ]
+    if not comparing and len(chains) == 1:
+        (chain,) = chains
+        return {"run": _run(chain), "recipe": chain.recipe, "figures": figures, "timings": _timings(chain)}
+    timings = {chain.label: _timings(chain) for chain in chains}
+    if comparing:
+        runs = [_run(chain) | {"name": chain.label} for chain in chains]
+        return {
+            "run": runs,
+            "recipe": [chain.recipe for chain in chains],
+            "figures": figures,
+            "timings": timings,
+        }
+    first = chains[0]
+    run = _run(first) | {"seed": None, "seeds": [chain.seed for chain in chains]}
+    recipe = {name: value for name, value in first.recipe.items() if name != "seed"}
+    return {"run": run, "recipe": recipe | {"seeds": run["seeds"]}, "figures": figures, "timings": timings}
+
+
+def _run(chain: RunData) -> dict[str, Any]:
+    record = chain.record
+    return {
+        "name": record.get("recipe", chain.label),
+        "seed": chain.seed,
+        "precision": record.get("precision"),
+        "gates": record.get("gates"),
+        "budget": record.get("budget"),
+        "versions": record.get("versions", {}),
+        "stages": [
+            {"name": stage.name, "stage": stage.kind, "key": stage.record.get("key")}
+            for stage in chain.stages
+        ],
+    }
+
+
+def _timings(chain: RunData) -> dict[str, Any]:
+    """Everything that may differ between two runs of the same recipe."""
+    return {
+        "stages": {
+            stage.name: (stage.record.get("timings") or {}) | _median_times(stage.metrics)
+            for stage in chain.stages
+        },
+        "precision_probe": chain.record.get("precision_probe") or {},
+    }
+
+
+def _median_times(metrics: Sequence[dict[str, Any]]) -> dict[str, float]:
+    names = dict.fromkeys(name for row in metrics for name in row if name.endswith(TIME_SUFFIXES))
+    values = {name: [row[name] for row in metrics if row.get(name) is not None] for name in names}
+    return {f"median_{name}": statistics.median(found) for name, found in values.items() if found}
+
+
+# --- the page ------------------------------------------------------------------------------------------------
+
+
+def render(chains: Sequence[RunData], *, comparing: bool) -> str:
+    """The page as one HTML text."""
+    from jinja2 import Environment, StrictUndefined
+
+    template = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = number
+    environment.filters["words"] = verdicts.words
+    title = " and ".join(dict.fromkeys(str(chain.record.get("recipe", chain.label)) for chain in chains))
+    page = environment.from_string(template).render(
+        title=title,
+        comparing=comparing,
+        chains=[_sections(chain, f"c{place}") for place, chain in enumerate(chains)],
+        across=across(chains) if len(chains) > 1 else None,
+        bars_across=bars_across(chains) if len(chains) > 1 and not comparing else None,
+    )
+    return "\n".join(line.rstrip() for line in page.splitlines() if line.strip()) + "\n"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for a table: fixed digits, a true minus sign, a dash where it was not measured."""
+    if value is None or value != value:
+        return "–"
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
+    found = verdicts.stage_verdicts(chain)
+    return {
+        "label": chain.label,
+        "prefix": prefix,
+        "seed": chain.seed,
+        "models": chain.model_names,
+        "verdicts": found,
+        "bars": verdicts.bars(chain),
+        "table": stage_table(chain),
+        "pictures": pictures(chain, prefix),
+        "wins": [f for f in chain.evaluation.figures if f.name.startswith("win_rate/")],
+        "reward": [f for f in chain.evaluation.figures if f.stage == "reward"],
+        "comparisons": chain.evaluation.comparisons,
+        "flips": _flips(chain),
+        "transcripts": verdicts.transcripts(chain),
+        "gates": [(stage.name, gate) for stage in chain.stages for gate in stage.gates],
+        "figures": [f for f in chain.evaluation.figures if "_minus_" not in f.name],
+        "stages": chain.stages,
+        "notes": [(stage.name, _plain_notes(stage.notes)) for stage in chain.stages],
+        "record": chain.record,
+        "timings": _timings(chain),
+        "few_clusters": sorted(
+            {f.name for f in chain.evaluation.figures if 0 < f.clusters < 30 and f.stage != "reward"}
+        ),
+        "digests": _digests(chain),
+    }
+
+
+def stage_table(chain: RunData) -> list[dict[str, Any]]:
+    """Rows of the stage table: a figure with every model's value and the change of each step."""
+    tasks = dict.fromkeys(
+        f.name for f in chain.evaluation.figures if f.name.startswith("task/") and "_minus_" not in f.name
+    )
+    changes: dict[tuple[str, str], Comparison] = {
+        (row.name, row.after): row
+        for model in chain.evaluation.models
+        for row in chain.evaluation.comparisons
+        if (row.before, row.after) == (model["parent"], model["name"])
+    }
+    rows = []
+    for name in (*TABLE, *tasks):
+        cells = [(chain.figure(name, stage), changes.get((name, stage))) for stage in chain.model_names]
+        figures = [figure for figure, _ in cells if figure]
+        if figures:
+            rows.append({"name": name, "unit": figures[0].unit, "cells": cells})
+    return rows
+
+
+def _flips(chain: RunData) -> list[dict[str, Any]]:
+    """The flips of every step between models: counts, and the first few of each kind."""
+    found = []
+    for model in chain.evaluation.models:
+        if model["parent"]:
+            kinds = verdicts.flips(chain, model["parent"], model["name"])
+            found.append(
+                {
+                    "before": model["parent"],
+                    "after": model["name"],
+                    "kinds": [
+                        {"name": name, "num": len(items), "shown": items[: verdicts.NUM_FLIPS]}
+                        for name, items in kinds.items()
+                        if items
+                    ],
+                }
+            )
+    return [step for step in found if step["kinds"]]
+
+
+def _plain_notes(notes: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for name, value in notes.items()
+    ]
+
+
+def _digests(chain: RunData) -> list[tuple[str, str, str]]:
+    """(stage, file, first digits of SHA-256) of the models and of the data files that stages read."""
+    found = []
+    for stage in chain.stages:
+        for name, entry in (stage.record.get("files_written") or {}).items():
+            if name.endswith(".safetensors"):
+                found.append((stage.name, name, entry["sha256"][:16]))
+        for name, digest in (stage.record.get("files") or {}).items():
+            found.append((stage.name, name, str(digest)[:16]))
+    return found
+
+
+def across(chains: Sequence[RunData]) -> list[dict[str, Any]]:
+    """Every figure of the stage table in all chains: values, median and range, by model."""
+    rows = []
+    stages = dict.fromkeys(stage for chain in chains for stage in chain.model_names)
+    names = dict.fromkeys(row["name"] for chain in chains for row in stage_table(chain))
+    for name in names:
+        for stage in stages:
+            figures = [chain.figure(name, stage) for chain in chains]
+            values = [figure.value for figure in figures if figure and figure.value == figure.value]
+            if values:
+                middle = statistics.median(values)
+                rows.append(
+                    {
+                        "name": name,
+                        "stage": stage,
+                        "figures": figures,
+                        "median": middle,
+                        "low": min(values),
+                        "high": max(values),
+                    }
+                )
+    return rows
+
+
+def bars_across(chains: Sequence[RunData]) -> list[dict[str, Any]]:
+    """The bars of the closed world over seeds: each seed's value, and how many meet the bar."""
+    found = [verdicts.bars(chain) for chain in chains]
+    if not all(found) or len({len(rows) for rows in found}) > 1:
+        return []
+    return [
+        {
+            "bar": rows[0],
+            "values": [(row.value.partition(" (")[0], row.met) for row in rows],
+            "num_met": sum(row.met is True for row in rows),
+            "num": len(rows),
+        }
+        for rows in zip(*found, strict=True)
+    ]

@@ -1,0 +1,275 @@
+"""The report's pictures as inline SVG: deterministic bytes, page fonts, colours that follow light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.report.read import RunData, StageData
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+TIERS = ("often", "some", "rarely", "never")
+# Okabe and Ito's palette, told apart by colour-blind readers.
+OUTCOMES = {
+    "right": "#009E73",
+    "abstain": "#56B4E9",
+    "wrong": "#D55E00",
+    "fabricated": "#CC79A7",
+    "malformed": "#999999",
+}
+STAGES = ("#8c8c8c", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+# Placeholders that the page replaces by its own colours; drawn in no other role.
+INK, GRID = "#010101", "#020202"
+PAGE_COLOURS = {INK: "var(--ink)", GRID: "var(--line)"}
+LOSS_NAMES = ("loss", "valid_loss", "eval_loss", "held_out_loss")
+
+
+def pictures(run: RunData, prefix: str) -> dict[str, str]:
+    """All pictures that the run has data for, by name; `prefix` keeps their ids apart on one page."""
+    makers: dict[str, Callable[[RunData], Canvas | None]] = {
+        "stack": hallucination_stack,
+        "exposure": exposure_curve,
+        "bias": bias_bars,
+        "reward_kl": reward_kl,
+        "losses": loss_curves,
+    }
+    found = {}
+    with _style():
+        for name, make in makers.items():
+            canvas = make(run)
+            if canvas is not None:
+                found[name] = _svg(canvas, f"{prefix}-{name}")
+    return found
+
+
+def hallucination_stack(run: RunData) -> Canvas | None:
+    """Stacked shares of the outcomes of fact questions, by tier and model."""
+    tiers = (
+        [tier for tier in TIERS if run.figure(f"facts/{tier}/right", run.model_names[0])]
+        if run.model_names
+        else []
+    )
+    if not tiers:
+        return None
+    canvas, axes = _subplots(1, len(tiers), width=2.1 * len(tiers), height=2.6, sharey=True)
+    for place, (axis, tier) in enumerate(zip(axes, tiers, strict=True)):
+        bottom = np.zeros(len(run.model_names))
+        for outcome, colour in OUTCOMES.items():
+            found = [run.figure(f"facts/{tier}/{outcome}", stage) for stage in run.model_names]
+            values = np.array([figure.value if figure else 0.0 for figure in found])
+            axis.bar(run.model_names, values, bottom=bottom, color=colour, width=0.72, label=outcome)
+            bottom += values
+        axis.set_title(f"seen {tier}" if tier != "never" else "never seen")
+        axis.set_ylim(0, 1)
+        axis.grid(axis="x", visible=False)
+        if place == 0:
+            axis.set_ylabel("share of answers")
+    _legend_below(canvas, axes[0], len(OUTCOMES))
+    return canvas
+
+
+def exposure_curve(run: RunData) -> Canvas | None:
+    """Right, hallucinated and abstaining answers against how often a fact stood in the training text."""
+    corpus = next((stage.config for stage in run.stage_of("corpus")), {})
+    counts = {tier: int(corpus.get(tier) or 0) for tier in TIERS}
+    tiers = [tier for tier in reversed(TIERS) if counts[tier] or tier == "never"]
+    if not run.model_names or run.figure("facts/never/right", run.model_names[0]) is None or len(tiers) < 2:
+        return None
+    panels = ("right", "hallucinated", "abstain")
+    canvas, axes = _subplots(1, len(panels), width=7.6, height=2.7, sharey=True)
+    for axis, outcome in zip(axes, panels, strict=True):
+        for stage, colour in _colours(run.model_names).items():
+            pairs = [(tier, run.figure(f"facts/{tier}/{outcome}", stage)) for tier in tiers]
+            drawn = [(tier, figure) for tier, figure in pairs if figure]
+            # log(1 + n), so that never has a place
+            x = [float(np.log1p(counts[tier])) for tier, _ in drawn]
+            y = [figure.value for _, figure in drawn]
+            axis.plot(x, y, color=colour, marker="o", markersize=3.5, label=stage)
+            axis.fill_between(
+                x, [f.low for _, f in drawn], [f.high for _, f in drawn], color=colour, alpha=0.18, lw=0
+            )
+        axis.set_title(outcome)
+        axis.set_ylim(-0.02, 1.02)
+        axis.set_xticks(
+            [float(np.log1p(counts[tier])) for tier in tiers], [str(counts[tier]) for tier in tiers]
+        )
+        axis.set_xlabel("times read per epoch")
+    axes[0].set_ylabel("share of answers")
+    _legend_below(canvas, axes[0], len(run.model_names))
+    return canvas
+
+
+def bias_bars(run: RunData) -> Canvas | None:
+    """Stereotyped, counter-stereotyped and neutral stories by model, beside the injected share."""
+    kinds = ("stereotyped", "counter", "neutral")
+    stages = [stage for stage in run.model_names if run.figure("bias/stereotyped", stage)]
+    if not stages:
+        return None
+    canvas, (axis,) = _subplots(1, 1, width=4.6, height=2.7)
+    places, width = np.arange(len(kinds)), 0.8 / len(stages)
+    for number, (stage, colour) in enumerate(_colours(stages).items()):
+        figures = [run.figure(f"bias/{kind}", stage) for kind in kinds]
+        values = [figure.value if figure else 0.0 for figure in figures]
+        errors = np.array([[f.value - f.low, f.high - f.value] if f else [0, 0] for f in figures]).T
+        axis.bar(
+            places + (number - (len(stages) - 1) / 2) * width, values, width * 0.92, color=colour, label=stage
+        )
+        axis.errorbar(
+            places + (number - (len(stages) - 1) / 2) * width,
+            values,
+            np.maximum(errors, 0),
+            fmt="none",
+            ecolor=INK,
+            lw=1,
+        )
+    first = run.figure("bias/stereotyped", stages[0])
+    if first and "injected" in first.nulls:
+        axis.plot([-0.42, 0.42], [first.nulls["injected"]] * 2, color=INK, ls=":", lw=1.4, label="injected")
+    axis.set_xticks(places, kinds)
+    axis.set_ylim(0, 1.02)
+    axis.set_ylabel("share of stories")
+    axis.grid(axis="x", visible=False)
+    _legend_below(canvas, axis, len(stages) + 1)
+    return canvas
+
+
+def reward_kl(run: RunData) -> Canvas | None:
+    """The reward that was optimised and gold against the square root of KL, one panel a PPO stage."""
+    stages = [s for s in run.stage_of("ppo", "rloo", "grpo") if len(_curve(s, "score")) > 1]
+    if not stages:
+        return None
+    canvas, axes = _subplots(1, len(stages), width=4.6 * len(stages), height=2.8)
+    for axis, stage in zip(axes, stages, strict=True):
+        for name, colour, label in (("score", "#E69F00", "reward (proxy)"), ("gold", "#0072B2", "gold")):
+            points = _curve(stage, name)
+            if len(points) > 1:
+                axis.scatter(points[:, 0], points[:, 1], s=7, color=colour, alpha=0.45, lw=0)
+                smooth = _running_mean(points)
+                axis.plot(smooth[:, 0], smooth[:, 1], color=colour, lw=1.8, label=label)
+        axis.set_xlabel("sqrt(KL), KL in nats per completion")
+        axis.set_ylabel("mean per batch")
+        axis.set_title(stage.name)
+    _legend_below(canvas, axes[0], 2)
+    return canvas
+
+
+def loss_curves(run: RunData) -> Canvas | None:
+    """Losses of the supervised stages over their steps."""
+    stages = [s for s in run.stage_of("pretrain", "sft", "reward", "dpo") if _losses(s)]
+    if not stages:
+        return None
+    canvas, axes = _subplots(1, len(stages), width=2.7 * len(stages), height=2.4)
+    for axis, stage in zip(axes, stages, strict=True):
+        for (name, points), colour in zip(_losses(stage).items(), STAGES[2:], strict=False):
+            axis.plot(*zip(*points, strict=True), color=colour, lw=1.3, label=name.replace("_", " "))
+        axis.set_title(stage.name)
+        axis.set_xlabel("step")
+    axes[0].set_ylabel("loss")
+    _legend_below(canvas, axes[0], 3)
+    return canvas
+
+
+def _losses(stage: StageData) -> dict[str, list[tuple[float, float]]]:
+    curves = {
+        name: [(row["step"], row[name]) for row in stage.metrics if isinstance(row.get(name), int | float)]
+        for name in LOSS_NAMES
+    }
+    return {name: points for name, points in curves.items() if len(points) > 1}
+
+
+def _curve(stage: StageData, name: str) -> np.ndarray:
+    """Points (sqrt(KL), value) by step; a negative estimate of KL counts as 0."""
+    rows = [row for row in stage.metrics if row.get(name) is not None and row.get("kl") is not None]
+    return np.array([(max(row["kl"], 0.0) ** 0.5, row[name]) for row in rows]).reshape(-1, 2)
+
+
+def _running_mean(points: np.ndarray, window: int = 9) -> np.ndarray:
+    """Means over neighbours in the order of KL."""
+    ordered = points[np.argsort(points[:, 0], kind="stable")]
+    width = min(window, len(ordered))
+    kernel = np.ones(width) / width
+    return np.stack([np.convolve(ordered[:, side], kernel, mode="valid") for side in (0, 1)], axis=1)
+
+
+def _colours(stages: Sequence[str]) -> dict[str, str]:
+    return {stage: STAGES[place % len(STAGES)] for place, stage in enumerate(stages)}
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    import matplotlib
+
+    settings = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "fledge",
+        "font.family": "sans-serif",
+        "font.size": 9,
+        "axes.titlesize": 9.5,
+        "axes.edgecolor": GRID,
+        "axes.labelcolor": INK,
+        "axes.titlecolor": INK,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": GRID,
+        "grid.linewidth": 0.6,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "savefig.facecolor": "none",
+    }
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def _subplots(
+    rows: int, columns: int, *, width: float, height: float, **shared: Any
+) -> tuple[Canvas, list[Axes]]:
+    """A figure outside pyplot, so that no state is shared."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    canvas = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(canvas)
+    axes = canvas.subplots(rows, columns, squeeze=False, **shared)
+    return canvas, list(axes.flat)
+
+
+def _legend_below(canvas: Canvas, axis: Axes, columns: int) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    if handles:
+        canvas.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=1.2)
+
+
+def _svg(canvas: Canvas, prefix: str) -> str:
+    """The picture as an SVG element: ids made unique, colours handed to the page, width up to the page."""
+    buffer = io.StringIO()
+    canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
+    svg = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{prefix}-\1"', svg)
+    for placeholder, colour in PAGE_COLOURS.items():
+        svg = svg.replace(placeholder, colour)
+    width = re.search(r'width="([\d.]+)pt"', svg)
+    assert width is not None
+    svg = re.sub(
+        r'(<svg[^>]*?) width="[\d.]+pt"', rf'\1 style="width:{float(width[1]) * 1.25:.0f}px"', svg, count=1
+    )
+    return re.sub(r'(<svg[^>]*?) height="[\d.]+pt"', r"\1", svg, count=1)

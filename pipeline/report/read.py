@@ -1,0 +1,156 @@
+"""A run as the report sees it: what its directory says, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+from pipeline.metrics import read_metrics
+from pipeline.records import Comparison, Figure, Record, from_json, read_records
+from pipeline.run_directory import (
+    NOTES_JSON,
+    RUN_JSON,
+    STAGE_JSON,
+    finished_stages,
+    read_json,
+    seed_dir,
+    stage_dir,
+)
+
+RECIPE = "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class StageData:
+    """One finished stage: its name, kind, record and metrics."""
+
+    name: str
+    kind: str
+    record: dict[str, Any]
+    metrics: list[dict[str, Any]]
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the stage noted."""
+        return self.record.get("notes") or {}
+
+    @property
+    def gates(self) -> list[dict[str, Any]]:
+        """Its gates, each with name, passed (None: not measurable) and message."""
+        return self.record.get("gates") or []
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its resolved settings."""
+        return self.record.get("config") or {}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the evaluations of one run found, those of several evaluate stages joined."""
+
+    models: list[dict[str, Any]] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """One chain of stages: a run of one seed, or one seed of a run of several."""
+
+    label: str
+    record: dict[str, Any]
+    recipe: dict[str, Any]
+    stages: list[StageData]
+    evaluation: Evaluation
+
+    @property
+    def seed(self) -> int:
+        """The chain's seed."""
+        return int(self.record.get("seed") or 0)
+
+    @property
+    def model_names(self) -> list[str]:
+        """The evaluated models in order."""
+        return [model["name"] for model in self.evaluation.models]
+
+    def stage_of(self, *kinds: str) -> list[StageData]:
+        """The finished stages of some kinds."""
+        return [stage for stage in self.stages if stage.kind in kinds]
+
+    def figure(self, name: str, stage: str) -> Figure | None:
+        """One figure, or None."""
+        return self._by_name.get((name, stage))
+
+    @cached_property
+    def _by_name(self) -> dict[tuple[str, str], Figure]:
+        return {(figure.name, figure.stage): figure for figure in self.evaluation.figures}
+
+
+def read_chains(run_dir: Path, *, without: str | None = None) -> list[RunData]:
+    """Read a run: one chain, or one for each seed that has begun; `without` leaves out the stage that reports.
+
+    Raises:
+        InputError: the folder is no run, or nothing in it is finished.
+    """
+    record = read_json(run_dir / RUN_JSON)
+    if record is None:
+        raise InputError(f"{run_dir} is no run (it has no {RUN_JSON}); name the folder of a run")
+    if not record.get("seeds"):
+        return [read_chain(run_dir, record.get("recipe", run_dir.name), without=without)]
+    folders = [(seed, seed_dir(run_dir, seed)) for seed in record["seeds"]]
+    chains = [
+        read_chain(folder, f"seed {seed}", without=without)
+        for seed, folder in folders
+        if (folder / RUN_JSON).is_file()
+    ]
+    if not chains:
+        raise InputError(f"{run_dir} has no finished seed yet; run it first")
+    return chains
+
+
+def read_chain(folder: Path, label: str, *, without: str | None = None) -> RunData:
+    """Read one chain of stages."""
+    names = [name for name in finished_stages(folder) if name != without]
+    if not names:
+        raise InputError(f"{folder} has no finished stage; run it first")
+    stages = [_stage(stage_dir(folder, name), name) for name in names]
+    return RunData(
+        label,
+        read_json(folder / RUN_JSON) or {},
+        _recipe(folder / RECIPE),
+        stages,
+        _evaluation([stage_dir(folder, stage.name) for stage in stages if stage.kind == "evaluate"]),
+    )
+
+
+def _stage(folder: Path, name: str) -> StageData:
+    record = read_json(folder / STAGE_JSON) or {}
+    unfinished = read_json(folder / NOTES_JSON) or {}
+    return StageData(
+        name, record.get("stage", name), {**unfinished, **record}, read_metrics(folder / "metrics.jsonl")
+    )
+
+
+def _evaluation(folders: list[Path]) -> Evaluation:
+    found = Evaluation()
+    for folder in folders:
+        results = read_json(folder / "figures.json")
+        if results is None:
+            continue
+        known = {model["name"] for model in found.models}
+        found.models.extend(model for model in results["models"] if model["name"] not in known)
+        found.figures.extend(from_json(Figure, row) for row in results["figures"])
+        found.comparisons.extend(from_json(Comparison, row) for row in results["comparisons"])
+        found.records.extend(read_records(folder / "records.jsonl"))
+    return found
+
+
+def _recipe(path: Path) -> dict[str, Any]:
+    from pipeline.strict_yaml import read_file
+
+    return dict(read_file(path)[0].plain()) if path.is_file() else {}

@@ -1,0 +1,115 @@
+"""The table that ends a run in the terminal: what each stage did, and some prompts answered side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.report import verdicts
+from pipeline.report.build import HTML, number, stage_table
+from pipeline.report.read import RunData, read_chains
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NUM_PROMPTS = 4
+MAX_CHARACTERS = 300  # of an answer; the report has all of it
+# Rows of the short table, those that exist.
+SHORT = (
+    "gold/mean",
+    "facts/often/right",
+    "facts/never/hallucinated",
+    "bias/stereotyped",
+    "refusal/harmful",
+    "refusal/harmless",
+    "proxy/mean",
+    "length",
+    "ends",
+    "loss/held_out",
+    "loss/bits_per_byte",
+)
+
+
+def print_summary(run_dir: Path, console: Console) -> None:
+    """Print what each stage did, the verdict, some prompts answered by every model, and the report's path.
+
+    A run without an evaluation gets its stages and their times. Model text is printed as text, without control
+    characters.
+    """
+    chains = read_chains(run_dir)
+    for chain in chains:
+        _print_stages(chain, console)
+        if chain.model_names:
+            _print_figures(chain, console)
+    if chains[0].model_names:
+        _print_prompts(chains[0], console)
+    failed = [(stage.name, gate) for chain in chains for stage in chain.stages for gate in stage.gates]
+    for name, gate in failed:
+        if gate["passed"] is False:
+            console.print(
+                f"gate failed, {name}, {gate['name']}: {gate['message']}", markup=False, highlight=False
+            )
+    if (run_dir / HTML).is_file():
+        console.print(f"report: {run_dir / HTML}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_stages(chain: RunData, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{chain.label}: stages", title_justify="left", box=None, pad_edge=False)
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    table.add_column("last metrics")
+    for stage in chain.stages:
+        seconds = (stage.record.get("timings") or {}).get("seconds")
+        table.add_row(stage.name, number(seconds, 1), _last_metrics(stage.metrics))
+    console.print(table)
+
+
+def _last_metrics(metrics: list[dict]) -> str:
+    """The last value of the metrics that a person looks for first."""
+    found = []
+    for name in ("loss", "valid_loss", "eval_loss", "accuracy", "score", "gold", "kl"):
+        values = [row[name] for row in metrics if isinstance(row.get(name), int | float)]
+        if values:
+            found.append(f"{name.replace('_', ' ')} {values[-1]:.3f}")
+    return ", ".join(found)
+
+
+def _print_figures(chain: RunData, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{chain.label}: what each stage did", title_justify="left", box=None, pad_edge=False)
+    table.add_column("figure")
+    for stage in chain.model_names:
+        table.add_column(stage, justify="right")
+    for row in stage_table(chain):
+        if row["name"] in SHORT:
+            cells = [f"{number(figure.value)}" if figure else "–" for figure, _ in row["cells"]]
+            table.add_row(verdicts.words(row["name"]), *cells)
+    console.print(table)
+    for step in verdicts.stage_verdicts(chain):
+        console.print(f"{step.word}: {step.sentence}", markup=False, highlight=False)
+
+
+def _print_prompts(chain: RunData, console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="the same prompts, answered side by side", title_justify="left", show_lines=True)
+    table.add_column("prompt", ratio=3)
+    for stage in chain.model_names:
+        table.add_column(stage, ratio=4)
+    for row in verdicts.transcripts(chain, NUM_PROMPTS):
+        said = {stage: record.completion for stage, record, _ in row["answers"]}
+        texts = [row["prompt"], *(said.get(stage, "") for stage in chain.model_names)]
+        table.add_row(*(Text(printable(text)) for text in texts))
+    console.print(table)
+
+
+def printable(text: str) -> str:
+    """A text without terminal escapes, bidirectional controls and the like, shortened."""
+    kept = "".join(
+        character if character.isprintable() or character == "\n" else " " for character in text.strip()
+    )
+    return kept if len(kept) <= MAX_CHARACTERS else kept[: MAX_CHARACTERS - 1] + "…"

@@ -1,0 +1,27 @@
+"""Scores of completions under a finished reward stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data.rows import Item
+    from pipeline.answers import Context
+
+
+def score_with(
+    folder: Path,
+    items: Sequence[Item],
+    completions: Sequence[str],
+    context: Context,
+    *,
+    ended: Sequence[bool] | None = None,
+) -> list[float]:
+    """One score for each completion; without `ended` all count as ended."""
+    from reward.functions import load_function
+
+    function = load_function("learned", stage=folder, precision=context.run.precision)
+    scores = function(items, completions, [True] * len(items) if ended is None else ended)
+    return [float(score) for score in scores]

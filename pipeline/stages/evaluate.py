@@ -1,0 +1,213 @@
+"""Asks base, SFT and aligned models the same questions and measures what each stage changed."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, create_model
+
+from data import open_folder
+from data.errors import InputError
+from data.settings import Settings
+from pipeline.recipe import Input
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from pipeline.answers import Context
+    from pipeline.measured import Measured
+    from pipeline.records import Comparison, Figure, Record
+    from pipeline.run import StageRun
+
+EVALS = "pipeline.evals"
+INPUTS = {
+    "corpus": Input("corpus", optional=True),
+    "models": Input(("pretrain", "sft", "ppo", "dpo", "rloo", "grpo"), many=True),
+    "reward": Input("reward", optional=True),
+    "preferences": Input("preferences", optional=True),
+}
+
+
+class Config(Settings):
+    """How the models are asked; each evaluation of the suite has its own settings under its name."""
+
+    suite: tuple[str, ...] | None = Field(
+        None,
+        description="evaluations, by file name in pipeline/evals; null runs all that the run has data for",
+    )
+    temperature: float = Field(0.7, ge=0, description="divides the logits when answering; 0 is greedy")
+    max_new_tokens: int = Field(64, gt=0, description="longest answer, tokens")
+    max_items_per_group: int | None = Field(
+        None, gt=0, description="most items of each task and group; null asks all"
+    )
+    batch_size: int = Field(
+        256, gt=0, description="items answered together; changes no answer but by rounding"
+    )
+
+
+def config_class(section: dict[str, Any]) -> type[Settings]:
+    """The settings with those of each evaluation of the suite."""
+    known = open_folder.names(EVALS)
+    suite = section.get("suite")
+    wanted = list(suite) if isinstance(suite, list | tuple) else known
+    unknown = [str(name) for name in wanted if name not in known]
+    if unknown:
+        raise InputError(f"no evaluation {', '.join(unknown)}; there are {', '.join(known)}")
+    return _with_options(tuple(sorted(wanted)))
+
+
+@cache
+def _with_options(names: tuple[str, ...]) -> type[Settings]:
+    options: dict[str, Any] = {}
+    for name in names:
+        model = open_folder.load(EVALS, name).Config
+        if model.model_fields:
+            options[name] = (model, Field(model(), description=f"settings of {name}"))
+    made: type[Settings] = create_model("Config", __base__=Config, __module__=__name__, **options)
+    return made
+
+
+def run(config: Config, run: StageRun) -> None:
+    """Answer, score and compare; the results are `records.jsonl` and `figures.json`."""
+    from pipeline.answers import Context, answer_all, chosen_items, find_models
+    from pipeline.records import write_records
+
+    # 1. The models and the items that the suite asks for.
+    modules = suite_modules(config)
+    options = {name: getattr(config, name, None) or module.Config() for name, module in modules.items()}
+    context = Context(run, find_models(run.inputs["models"]), _test_items(run), config, options)
+    needed = {
+        item.id for module in modules.values() if module.KIND == "answers" for item in module.items(context)
+    }
+    asked = [item for item in context.items if item.id in needed]
+    context = Context(run, context.models, chosen_items(asked, config.max_items_per_group), config, options)
+    run.note(
+        models=list(context.models), items=len(context.items), items_left_out=len(asked) - len(context.items)
+    )
+
+    # 2. Every model answers every item once.
+    for stage in context.models if context.items else ():
+        context.answers[stage] = answer_all(context, stage)
+
+    # 3. Every evaluation scores the same answers, or measures the models in its own way.
+    records: list[Record] = []
+    for name, module in modules.items():
+        records += (
+            score_answers(name, module, context) if module.KIND == "answers" else module.measure(context)
+        )
+        run.check_stop()
+    run.note(records=len(records), unscored=sum(record.score != record.score for record in records))
+
+    # 4. Figures with intervals, paired comparisons with verdicts.
+    measured = [
+        (name, row)
+        for name, module in modules.items()
+        for row in module.figures(by_stage(records, name), context)
+    ]
+    results = summarise(measured, context, command=reproducing_command(run))
+    with run.publish("records.jsonl") as path:
+        write_records(path, records)
+    with run.publish("figures.json") as path:
+        _write(path, results)
+
+
+def suite_modules(config: Config) -> dict[str, ModuleType]:
+    """The evaluations of the suite by name."""
+    names = config.suite if config.suite is not None else open_folder.names(EVALS)
+    return {name: open_folder.load(EVALS, name) for name in names}
+
+
+def score_answers(name: str, module: ModuleType, context: Context) -> list[Record]:
+    """The records of an evaluation that scores answers."""
+    from pipeline.answers import shown_prompt
+    from pipeline.records import Record
+
+    return [
+        Record(
+            item.id,
+            item.cluster,
+            stage,
+            name,
+            score.measure,
+            shown_prompt(item),
+            answers[item.id].text,
+            score.score,
+            score.group or item.group,
+            score.outcome,
+            score.explanation,
+            score.weight,
+        )
+        for stage, answers in context.answers.items()
+        for item in module.items(context)
+        for score in module.score(item, answers[item.id], context)
+    ]
+
+
+def by_stage(records: list[Record], evaluation: str) -> dict[str, list[Record]]:
+    """The records of one evaluation by stage, in order."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        if record.evaluation == evaluation:
+            found.setdefault(record.stage, []).append(record)
+    return found
+
+
+def compared_stages(context: Context) -> list[tuple[str, str]]:
+    """Pairs (before, after): every model against the one that it started from, and against the first."""
+    names = list(context.models)
+    pairs = [(model.parent, name) for name, model in context.models.items() if model.parent]
+    pairs += [(names[0], name) for name in names[1:] if (names[0], name) not in pairs]
+    return pairs
+
+
+def summarise(measured: list[tuple[str, Measured]], context: Context, *, command: str) -> dict[str, Any]:
+    """Figures, differences as figures, and comparisons with verdicts, as plain JSON values."""
+    from pipeline.measured import comparison_of, difference_figure, figures_of, with_verdicts
+    from pipeline.records import to_json
+
+    figures: list[Figure] = []
+    raw: list[Comparison] = []
+    commands: dict[str, tuple[str, str]] = {}
+    for name, row in measured:
+        reproduce = f"{command} --suite {name}" if command.startswith("fledge evaluate") else command
+        commands[row.name] = (row.unit, reproduce)
+        figures += figures_of(row, seed=context.seed, command=reproduce)
+        pairs = compared_stages(context) if row.compared else []
+        found = (comparison_of(row, before, after, seed=context.seed) for before, after in pairs)
+        raw += [comparison for comparison in found if comparison is not None]
+    comparisons = with_verdicts(raw)
+    for comparison in comparisons:
+        unit, reproduce = commands[comparison.name]
+        figures.append(difference_figure(comparison, unit=unit, seed=context.seed, command=reproduce))
+    return {
+        "models": [
+            {"name": model.name, "parent": model.parent, "plain": model.plain}
+            for model in context.models.values()
+        ],
+        "figures": [to_json(figure) for figure in figures],
+        "comparisons": [to_json(comparison) for comparison in comparisons],
+    }
+
+
+def reproducing_command(run: StageRun) -> str:
+    """The command that measures a figure again, without any path."""
+    from pipeline.run_directory import RUN_JSON, read_json
+
+    recipe = (read_json(run.run_dir / RUN_JSON) or {}).get("recipe")
+    return f"fledge evaluate {recipe}" if recipe else "fledge evaluate RUN"
+
+
+def _test_items(run: StageRun) -> list[Any]:
+    from data.rows import Item, read_jsonl
+
+    corpus = run.inputs.get("corpus")
+    path = corpus / "items.test.jsonl" if isinstance(corpus, Path) else None
+    return read_jsonl(path, Item) if path is not None and path.exists() else []
+
+
+def _write(path: Path, value: Any) -> None:
+    import json
+
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

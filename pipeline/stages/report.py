@@ -1,0 +1,46 @@
+"""Writes report.html and report.json from what the other stages left."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from data.settings import Settings
+from pipeline.recipe import Input
+
+if TYPE_CHECKING:
+    from pipeline.run import StageRun
+
+INPUTS = {
+    "stages": Input(
+        (
+            "corpus",
+            "tokenizer",
+            "pretrain",
+            "sft",
+            "preferences",
+            "reward",
+            "ppo",
+            "dpo",
+            "rloo",
+            "grpo",
+            "baseline",
+            "evaluate",
+        ),
+        many=True,
+        optional=True,
+    )
+}
+
+
+class Config(Settings):
+    """No settings: the report shows what there is."""
+
+
+def run(config: Config, run: StageRun) -> None:
+    """Build the report; the run's folder gets a copy of both files."""
+    from pipeline.report.build import HTML, JSON, build_report
+
+    report = build_report([run.run_dir], without=run.name)
+    for name, text in ((HTML, report.html), (JSON, report.json)):
+        with run.publish(name) as path:
+            path.write_text(text, encoding="utf-8")
