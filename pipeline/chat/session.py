@@ -8,6 +8,7 @@ is being answered: terminal, comparison, page and API all come through here.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -178,13 +179,14 @@ def _speak(
         top_k=sampling.top_k,
         top_p=sampling.top_p,
     )
-    while not text.stopped and not (stopped := cancelled()):
-        step = next(tokens, None)
-        if step is None:
-            break
-        drawn.append(step)
-        if piece := text.push(step[0]):
-            yield Piece(voice.name, piece)
+    with closing(tokens):  # whoever goes away: the model stops at once
+        while not text.stopped and not (stopped := cancelled()):
+            step = next(tokens, None)
+            if step is None:
+                break
+            drawn.append(step)
+            if piece := text.push(step[0]):
+                yield Piece(voice.name, piece)
     if piece := text.finish():
         yield Piece(voice.name, piece)
     yield _finished(voice, request, drawn, text, cancelled=stopped)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from data.errors import InputError
 from data.rows import Message
@@ -41,7 +41,7 @@ class Voice:
     name: str
     encode: Callable[[Prompt], list[int]]
     decode: Callable[[Sequence[int]], str]
-    stream: Callable[..., Iterator[tuple[int, float]]]
+    stream: Callable[..., Generator[tuple[int, float], None, None]]
     generate: Callable[..., list[Completion]]
     logits: Callable[[Sequence[int]], Tensor]
     context: int
@@ -120,7 +120,7 @@ def voice_of(name: str, model: LanguageModel, *, plain: bool = False) -> Voice:
         name=name,
         encode=model.encode,
         decode=partial(decode, model.tokenizer),
-        stream=model.stream,
+        stream=cast(Any, model.stream),  # a generator: it can be closed
         generate=model.generate,
         logits=partial(_logits, model),
         context=getattr(config, "max_position_embeddings", None) or UNLIMITED,

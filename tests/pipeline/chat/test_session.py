@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -144,15 +145,23 @@ def test_cancelling_keeps_what_was_drawn_and_draws_no_more(make_voice):
     assert len(log) == 6
 
 
-def test_a_closed_stream_draws_no_more(make_voice):
-    log = []
-    events = reply(
-        [make_voice("sft", log=log), make_voice("ppo", log=log)], Conversation().say("a"), SAMPLING
-    )
+def test_a_closed_reply_stops_every_model_at_once(make_voice):
+    log, streams = [], []  # kept here, so that only closing them ends them
+
+    def kept(voice):
+        def stream(*arguments, **options):
+            streams.append(voice.stream(*arguments, **options))
+            return streams[-1]
+
+        return replace(voice, stream=stream)
+
+    voices = [kept(make_voice(name, log=log)) for name in ("sft", "ppo")]
+    events = reply(voices, Conversation().say("a"), SAMPLING)
     next(events)
     next(events)
     events.close()
     assert len(log) == 2
+    assert [next(stream, "closed") for stream in streams] == ["closed", "closed"]
 
 
 # --- room in the context -----------------------------------------------------------------------------------
