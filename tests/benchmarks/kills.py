@@ -1,4 +1,4 @@
-"""Kill a run with SIGKILL again and again, in every stage and in the middle of saves; it must end with the same bytes.
+"""Kill a run with SIGKILL again and again, in every stage and in saves; it must end with the same bytes.
 
     python tests/benchmarks/kills.py --recipe smoke --kills-per-stage 4 --seed 0
 
