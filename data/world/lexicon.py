@@ -51,7 +51,7 @@ FOOD = tuple(
     "pudding toast bacon salmon pasta curry cabbage spinach".split()
 )
 HOBBIES = tuple(
-    "chess swimming singing dancing yoga painting running climbing skating drawing juggling knitting "
+    "chess swimming singing dancing hiking painting running climbing skating drawing juggling knitting "
     "cycling rowing archery poetry football tennis cooking camping magic theatre skiing diving".split()
 )
 ATTRIBUTES = ("work", "home", "animals", "food", "hobby")

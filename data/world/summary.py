@@ -13,7 +13,7 @@ from data.world.lexicon import PARTS, TIERS
 
 # Tokens per word with a byte-level BPE of 2,048 on this text, end tokens included (measured); for
 # `approximate_tokens`.
-TOKENS_PER_WORD = 1.35
+TOKENS_PER_WORD = 1.43
 
 
 def summary(

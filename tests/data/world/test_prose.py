@@ -101,3 +101,21 @@ def test_stories_carry_the_injected_skew(bias, share):
     assert len(shares) == len(lexicon.TRADES)
     assert num > 1000
     assert abs(mean - share) <= 0.05  # four standard errors of 1,200 stories
+
+
+def test_values_names_and_unknown_are_single_tokens_of_a_small_vocabulary():
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    rows = prose.documents(build(Settings(), 0))["train"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=2042, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator((row.text for row in rows), trainer)
+    values = [value for column in lexicon.VALUES.values() for value in column]
+    words = [*values, *lexicon.FIRST_NAMES, *lexicon.LAST_NAMES]
+    long = [word for word in words if len(tokenizer.encode(f" {word}").ids) > 1]
+    assert len(long) <= 4, long
+    assert len(tokenizer.encode(" unknown").ids) == 1
+    num_tokens = sum(len(encoding.ids) + 2 for encoding in tokenizer.encode_batch([row.text for row in rows]))
+    assert 1.1e6 < num_tokens < 1.25e6
