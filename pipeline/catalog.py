@@ -46,9 +46,13 @@ def first_line(path: Path) -> str:
 
 
 def _recipe_line(path: Path) -> str:
+    """A recipe's description, or its first comment."""
     node, _ = read_file(path)
     items = node.value if isinstance(node.value, dict) else {}
-    return str(items["description"].value) if "description" in items else ""
+    if "description" in items:
+        return str(items["description"].value)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next((line.strip("# ") for line in lines if line.startswith("#")), "")
 
 
 def explain(key: str) -> dict[str, Any]:

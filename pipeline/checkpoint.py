@@ -329,7 +329,8 @@ def _encode(value: Any, path: str, tensors: dict[str, Any]) -> Any:
     import torch
 
     if isinstance(value, torch.Tensor):
-        assert path not in tensors, f"two tensors at {path}"
+        while path in tensors:  # {"a/b": ...} beside {"a": {"b": ...}}
+            path += "'"
         # A copy: safetensors refuses tensors that share memory, such as tied weights.
         tensors[path] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": path}

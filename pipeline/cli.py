@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -340,14 +341,15 @@ def main() -> NoReturn:
     from pipeline.progress import protect_output
 
     protect_output()
-    sys.exit(_run_app(sys.argv[1:]))
+    sys.exit(run_safely(lambda: app(sys.argv[1:], prog_name="fledge", standalone_mode=False)))
 
 
-def _run_app(arguments: list[str]) -> int:
+def run_safely(work: Callable[[], Any]) -> int:
+    """Do the work, print what went wrong in words, and return the exit code."""
     from pipeline.checkpoint import StorageFault
 
     try:
-        code = app(arguments, prog_name="fledge", standalone_mode=False)
+        code = work()
         return code if isinstance(code, int) else 0
     except InputError as error:
         return _fail(error.problems, 2)

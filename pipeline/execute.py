@@ -73,7 +73,7 @@ def execute(
     signal, when what was done is saved.
     """
     selection, reporter = selection or Selection(), reporter or Reporter(quiet=True)
-    run_dir = run_path(runs_dir, name or recipe.settings.name)
+    run_dir = run_path(runs_dir, recipe.settings.name if name is None else name)
     check_folder(run_dir, recipe.settings.name, force=selection.force)
     selection.names(recipe)
     _require_free(runs_dir)

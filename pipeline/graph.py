@@ -87,9 +87,9 @@ def resolved(recipe: Recipe, precision: str, seed: int | None = None) -> dict[st
         del settings["description"]
     settings["precision"] = precision
     settings.pop("seed" if "seeds" in settings else "seeds", None)
-    if seed is not None:
-        settings.pop("seeds", None)
-        settings["seed"] = seed
+    if seed is not None and settings.pop("seeds", None):
+        head = {name: settings.pop(name) for name in ("name", "description") if name in settings}
+        settings = {**head, "seed": seed, **settings}
     stages: dict[str, Any] = {}
     for spec in recipe.stages:
         section: dict[str, Any] = {} if spec.kind == spec.name else {"stage": spec.kind}

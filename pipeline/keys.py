@@ -51,12 +51,13 @@ def code_digests(module: str, config: Any) -> dict[str, str]:
     package = module.rpartition(".")[0]
     while queue:
         name = queue.pop()
-        if name in reached:
+        if not name or name in reached:
             continue
         reached.add(name)
         path = _module_path(name)
         if path is None:
             continue
+        queue.append(name.rpartition(".")[0])  # importing a module runs its package first
         imported, mentioned = _dependencies(name, path)
         queue.extend(imported - reached)
         for folder in mentioned:
@@ -238,7 +239,8 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def shown(value: Any) -> str:
     """A setting as one writes it in YAML: 1e-4 rather than 0.0001, null, true."""
     if isinstance(value, float) and value and not 1e-3 <= abs(value) < 1e7:
-        mantissa, exponent = f"{value:.12e}".split("e")
-        return f"{float(mantissa):g}e{int(exponent)}"
+        shortest = next(text for num in range(18) if float(text := f"{value:.{num}e}") == value)
+        mantissa, exponent = shortest.split("e")
+        return f"{mantissa}e{int(exponent)}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -31,7 +31,7 @@ def make_plan(
 
     `seconds` of a stage is None where it is not known; without `probe` it is known only for what is skipped.
     """
-    run_dir = run_path(runs_dir, name or recipe.settings.name)
+    run_dir = run_path(runs_dir, recipe.settings.name if name is None else name)
     check_folder(run_dir, recipe.settings.name, force=selection.force)
     precision = recorded_precision(recipe, run_dir)
     if probe and precision == "auto":

@@ -19,8 +19,10 @@ MAX_BYTES = 256 * 1024  # the largest built-in recipe has under 4 kB
 MAX_DEPTH = 24
 MAX_NODES = 20_000
 
-_INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,30})\Z", re.ASCII)
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,9})?\Z", re.ASCII)
+_INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,999})\Z", re.ASCII)
+_FLOAT = re.compile(
+    r"(?=.*[.eE])[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]{1,9})?\Z", re.ASCII
+)
 _WORDS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
