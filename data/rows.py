@@ -333,14 +333,17 @@ def write_jsonl(path: Path, rows: Iterable[Row | Mapping[str, Any]]) -> int:
     """
     staged = path.with_name(path.name + ".part")
     count = 0
-    with staged.open("w", encoding="utf-8", newline="\n") as file:
-        for row in rows:
-            record = row if isinstance(row, Mapping) else to_dict(row)
-            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-            count += 1
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
+    try:
+        with staged.open("w", encoding="utf-8", newline="\n") as file:
+            for row in rows:
+                record = row if isinstance(row, Mapping) else to_dict(row)
+                file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
     return count
 
 

@@ -20,7 +20,7 @@ FOLDER = "text_gutenberg_children"
 HUB_ID = "cam-cst/cbt"  # the Children's Book Test (Hill et al., 2016): its raw part holds 108 such books
 COLUMNS = {"title", "text", "split"}
 
-_ILLUSTRATION = re.compile(r"\[(?:Illustration|Picture)[^\]]{0,600}\]", re.IGNORECASE)
+_ILLUSTRATION = re.compile(r"[^\S\n]*\[(?:Illustration|Picture)[^\]]{0,600}\]", re.IGNORECASE)
 
 
 class Config(Settings):

@@ -244,3 +244,4 @@ def test_writing_leaves_the_old_file_where_a_row_cannot_be_written(tmp_path):
     with pytest.raises(ValueError, match="Out of range"):
         write_jsonl(path, [{"x": float("nan")}])
     assert read_jsonl(path, TextRow) == [TextRow("1", "a")]
+    assert list(tmp_path.iterdir()) == [path]
