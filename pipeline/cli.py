@@ -101,17 +101,17 @@ def run(
     selection = Selection(until=until, since=since, only=only, force=force)
     result = execute(loaded, runs_dir=runs_dir, name=name, selection=selection, reporter=make_reporter())
     report = result.path / "report.html"
+    if loaded.settings.seeds and any(spec.kind == "report" for spec in loaded.stages):
+        from pipeline.report import rebuild
+
+        rebuild([result.path])  # over all seeds
     if as_json:
         stages = [vars(stage) for stage in result.stages]
         _print_json(
             {"run": str(result.path), "stages": stages, "report": str(report) if report.is_file() else None}
         )
         return
-    summary = _summary(result.path)
-    if summary:
-        print(summary)
-    if report.is_file():
-        print(f"report: {report}")
+    _print_summary(result.path)
 
 
 @app.command()
@@ -405,13 +405,13 @@ def _model_or_run(runs_dir: Path, given: str) -> Path:
     return path if path.is_dir() else find_run(runs_dir, given)
 
 
-def _summary(run_dir: Path) -> str:
-    """What the report says in a few lines, where the run has a report."""
-    if not (run_dir / "report.json").is_file():
-        return ""
-    from pipeline.report import summary
+def _print_summary(run_dir: Path) -> None:
+    """What each stage did, some prompts answered side by side, and where the report is."""
+    from rich.console import Console
 
-    return str(summary(run_dir))
+    from pipeline.report.summary import print_summary
+
+    print_summary(run_dir, Console())
 
 
 def _given(**options: Any) -> dict[str, Any]:

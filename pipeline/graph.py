@@ -87,9 +87,11 @@ def resolved(recipe: Recipe, precision: str, seed: int | None = None) -> dict[st
         del settings["description"]
     settings["precision"] = precision
     settings.pop("seed" if "seeds" in settings else "seeds", None)
-    if seed is not None and settings.pop("seeds", None):
-        head = {name: settings.pop(name) for name in ("name", "description") if name in settings}
-        settings = {**head, "seed": seed, **settings}
+    if seed is not None and "seeds" in settings:  # one of several chains: `seed` stands where `seeds` stood
+        named = {"seeds": "seed"}
+        settings = {
+            named.get(name, name): seed if name == "seeds" else item for name, item in settings.items()
+        }
     stages: dict[str, Any] = {}
     for spec in recipe.stages:
         section: dict[str, Any] = {} if spec.kind == spec.name else {"stage": spec.kind}
@@ -185,6 +187,9 @@ class _Builder:
         self.kinds: dict[str, str] = {}
         self.modules: dict[str, ModuleType] = {}
         self.classes: dict[str, type[Settings]] = {}
+        self.broken: set[str] = (
+            set()
+        )  # stages that could not be read: what needs them is not said to lack them
         self.named: dict[str, dict[str, Node]] = {}  # inputs that the recipe names, by stage and role
 
     def build(self) -> Recipe | None:
@@ -249,6 +254,7 @@ class _Builder:
         kind_node = node.value.get("stage")
         kind = name if kind_node is None else kind_node.as_text().value
         known = open_folder.names(self.package)
+        self.broken.add(name)
         if kind not in known:
             place = place if kind_node is None else kind_node.place
             hint = suggest(str(kind), known) or f"; there are {', '.join(known)}"
@@ -262,6 +268,7 @@ class _Builder:
         except InputError as error:
             self.problems.extend(f"{place}: {name}: {problem}" for problem in error.problems)
             return
+        self.broken.remove(name)
         self.sections[name] = replace(node, value=body)
         self.kinds[name], self.modules[name], self.classes[name] = str(kind), module, model
         self.named[name] = {role: item for role, item in node.value.items() if role in module.INPUTS}
@@ -296,11 +303,12 @@ class _Builder:
         found = [Reference(other) for other in earlier if self.kinds[other] in wanted.kinds]
         if node is not None or (not found and wanted.optional):
             return () if wanted.many else None
-        if not found:
+        if not found and not self.broken:
             self.problems.append(
                 f"{self.sections[name].place}: {name} needs {role}: a stage of kind "
                 f"{' or '.join(wanted.kinds)} before it, or `{role}: STAGE` or `{role}: RUN/STAGE`"
             )
+        if not found:
             return None
         return tuple(found) if wanted.many else found[-1]
 
@@ -330,7 +338,7 @@ class _Builder:
             seeds = [None] if settings is None else settings.seeds or [settings.seed]
             found = (find_stage(self.runs_dir, reference.run, reference.stage, seed) for seed in seeds)
             return next((problem for _, problem in found if problem), None)
-        if reference.stage in earlier:
+        if reference.stage in earlier or reference.stage in self.broken:
             return None
         late = " (it stands later in the recipe)" if reference.stage in self.sections else ""
         return f"must name an earlier stage{late}{suggest(reference.stage, earlier)}"

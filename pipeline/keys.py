@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -22,6 +23,8 @@ from data import open_folder
 from pipeline.checkpoint import sha256
 
 ROOTS = ("data", "reward", "pipeline")
+# A quoted dotted name, also at the start of an f-string, such as that of an open folder to load from.
+_DOTTED = re.compile(r"""["']([a-z_]+(?:\.[a-z_]+)+)\.?["'{]""")
 Parts = dict[str, Any]
 
 
@@ -120,45 +123,36 @@ def _module_path(name: str) -> Path | None:
 def _dependencies(name: str, path: Path) -> tuple[frozenset[str], frozenset[str]]:
     """Project modules that a file imports, and the open folders that it loads from by name."""
     roots = {*ROOTS, name.partition(".")[0]}
+    source = path.read_text(encoding="utf-8")
     imported: set[str] = set()
-    mentioned: set[str] = set()
-    for node in _running(ast.parse(path.read_bytes())):
+    for node in _running_imports(ast.parse(source).body):
         if isinstance(node, ast.Import):
             imported.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             base = _absolute(name, path, node)
             imported.add(base)
             imported.update(f"{base}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            mentioned.add(node.value.rstrip("."))
-    with_parents = {
-        ".".join(parts[:end])
-        for parts in (n.split(".") for n in imported)
-        for end in range(1, len(parts) + 1)
-    }
-    modules = {
-        module for module in with_parents if module.partition(".")[0] in roots and _module_path(module)
-    }
-    folders = {text for text in mentioned if _is_open_folder(text, roots)}
+    modules = {module for module in imported if module.partition(".")[0] in roots and _module_path(module)}
+    folders = {text for text in _DOTTED.findall(source) if _is_open_folder(text, roots)}
     return frozenset(modules), frozenset(folders)
 
 
 def _is_open_folder(text: str, roots: set[str]) -> bool:
-    if text.partition(".")[0] not in roots or not all(part.isidentifier() for part in text.split(".")):
-        return False
-    path = _module_path(text)
-    return "." in text and path is not None and path.name == "__init__.py"
+    path = _module_path(text) if text.partition(".")[0] in roots else None
+    return path is not None and path.name == "__init__.py"
 
 
-def _running(tree: ast.AST) -> Iterable[ast.AST]:
-    """All nodes of a file but docstrings and those under `if TYPE_CHECKING`."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            continue
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            continue
-        yield node
-        yield from _running(node)
+def _running_imports(body: Iterable[ast.AST]) -> Iterable[ast.Import | ast.ImportFrom]:
+    """The imports of a file wherever they stand, but those under `if TYPE_CHECKING`."""
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
+            # Imports are statements: expressions need no look.
+            for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+                yield from _running_imports(getattr(node, part, None) or ())
+        else:
+            yield from _running_imports(node.orelse)
 
 
 def _absolute(name: str, path: Path, node: ast.ImportFrom) -> str:
