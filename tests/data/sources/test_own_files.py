@@ -72,11 +72,16 @@ def test_pages_that_repeat_never_stand_on_both_sides(tmp_path):
 
 
 def test_held_out_text_of_its_own_keeps_its_ids_apart(tmp_path):
-    for name in ("a.txt", "b.txt"):
+    for name in ("a/same.txt", "b/same.txt"):
+        (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(name)
-    config = text_files.Config(path="a.txt", valid_path="b.txt")
+    config = text_files.Config(path="a", valid_path="b")
     found = text_files.read(config, seed=0, data_root=tmp_path)
-    assert [[row.text for row in found.text[split]] for split in ("train", "valid")] == [["a.txt"], ["b.txt"]]
+    assert [[row.text for row in found.text[split]] for split in ("train", "valid")] == [
+        ["a/same.txt"],
+        ["b/same.txt"],
+    ]
+    assert found.text["train"][0].id != found.text["valid"][0].id
 
 
 def test_text_that_cannot_be_read_stops_or_is_skipped_and_listed(tmp_path):

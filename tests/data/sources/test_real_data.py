@@ -138,9 +138,9 @@ def test_instructions_carry_their_context_and_category(tmp_path):
             **more,
         }
 
-    records = [record(n) for n in range(60)] + [record(n, response="Otherwise") for n in range(60)]
+    records = [record(n) for n in range(400)] + [record(n, response="Otherwise") for n in range(400)]
     records += [
-        record(99, context="Of this."),
+        record(999, context="Of this."),
         record(1),
         record(2, response="x" * 601),
         record(3, context="x" * 601),
@@ -153,8 +153,9 @@ def test_instructions_carry_their_context_and_category(tmp_path):
     assert [found.notes[reason] for reason in reasons] == [1] * 4
     prompts = [{row.messages[0]["content"] for row in rows} for rows in found.chat.values()]
     prompts += [{item.prompt[0]["content"] for item in items} for items in found.items.values()]
-    assert sum(map(len, prompts)) == len(set().union(*prompts)) == 61
-    assert "Do 99\n\nOf this." in set().union(*prompts)
+    assert sum(map(len, prompts)) == len(set().union(*prompts)) == 401
+    assert [round(len(side) / 401, 1) for side in prompts] == [0.4, 0.1, 0.3, 0.2]
+    assert "Do 999\n\nOf this." in set().union(*prompts)
     assert {row.group for row in found.chat["train"]} == {"open_qa"}
     assert all(
         item.plain == f"Question: {item.prompt[0]['content']}\nAnswer:" for item in found.items["test"]

@@ -103,3 +103,5 @@ def test_text_of_control_strings_teaches_no_token_that_looks_like_one():
 def test_a_large_text_is_thinned_evenly(corpus):
     notes = run_stage(corpus, vocab_size=262, max_characters=100).notes
     assert notes["trained_on_every"] >= 4
+    with pytest.raises(InputError, match="the text gives"):  # all of it gives 319
+        run_stage(corpus, vocab_size=319, max_characters=100)
