@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,7 +91,7 @@ Line = TypeVar("Line", Record, Figure, Comparison)
 
 def to_json(line: Record | Figure | Comparison) -> dict[str, Any]:
     """Plain JSON values in the order of the fields; nan becomes null."""
-    return {name: _plain(value) for name, value in asdict(line).items()}
+    return {part.name: _plain(getattr(line, part.name)) for part in fields(line)}
 
 
 def from_json(line_type: type[Line], values: dict[str, Any]) -> Line:

@@ -145,6 +145,8 @@ def render(chains: Sequence[RunData], *, comparing: bool) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["number"] = number
+    environment.filters["signed"] = lambda value: ("+" if value > 0 else "") + number(value)
+    environment.filters["slug"] = lambda word: word.replace(" ", "-")
     environment.filters["words"] = verdicts.words
     title = " and ".join(dict.fromkeys(str(chain.record.get("recipe", chain.label)) for chain in chains))
     page = environment.from_string(template).render(

@@ -41,13 +41,29 @@ FLIPS = (
 
 @dataclass(frozen=True)
 class StageVerdict:
-    """One step between two models in words, with the comparisons behind it."""
+    """One step between two models: the word for it, and the comparisons behind it."""
 
     before: str
     after: str
     word: str
-    sentence: str
     comparisons: list[Comparison]
+
+    def groups(self) -> list[tuple[str, list[Comparison]]]:
+        """The comparisons by verdict, improvements first; empty groups are left out."""
+        found = [
+            (word, [row for row in self.comparisons if row.verdict == word])
+            for word in (IMPROVED, REGRESSED, NO_EVIDENCE)
+        ]
+        return [(word, rows) for word, rows in found if rows]
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in one sentence."""
+        parts = [
+            f"{'no evidence of a change' if word == NO_EVIDENCE else word} in {_listed(rows)}"
+            for word, rows in self.groups()
+        ]
+        return f"{self.after} against {self.before}: {'; '.join(parts) or 'nothing was compared'}."
 
 
 @dataclass(frozen=True)
@@ -101,25 +117,19 @@ def stage_verdicts(run: RunData) -> list[StageVerdict]:
             if (row.before, row.after) == (model["parent"], model["name"]) and row.better
         ]
         family = [row for row in rows if row.holm_p is not None] or rows
-        found.append(_verdict(model["parent"], model["name"], family))
+        found.append(StageVerdict(model["parent"], model["name"], _word(family), family))
     return found
 
 
-def _verdict(before: str, after: str, family: list[Comparison]) -> StageVerdict:
-    groups = {
-        word: [row for row in family if row.verdict == word] for word in (IMPROVED, REGRESSED, NO_EVIDENCE)
-    }
+def _word(family: list[Comparison]) -> str:
+    """The verdict on gold reward; without one, what all comparisons say together."""
     gold = next((row.verdict for row in family if row.name == "gold/mean"), None)
-    if gold is None:
-        better, worse = bool(groups[IMPROVED]), bool(groups[REGRESSED])
-        gold = "mixed" if better and worse else IMPROVED if better else REGRESSED if worse else NO_EVIDENCE
-    parts = [
-        f"{word} in {_listed(rows)}" if word != NO_EVIDENCE else f"no evidence of a change in {_listed(rows)}"
-        for word, rows in groups.items()
-        if rows
-    ]
-    sentence = f"{after} against {before}: {'; '.join(parts) or 'nothing was compared'}."
-    return StageVerdict(before, after, gold, sentence, family)
+    if gold is not None:
+        return gold
+    found = {row.verdict for row in family}
+    if {IMPROVED, REGRESSED} <= found:
+        return "mixed"
+    return IMPROVED if IMPROVED in found else REGRESSED if REGRESSED in found else NO_EVIDENCE
 
 
 def _listed(rows: Sequence[Comparison]) -> str:

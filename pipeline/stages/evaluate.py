@@ -69,8 +69,11 @@ def _with_options(names: tuple[str, ...]) -> type[Settings]:
     return made
 
 
-def run(config: Config, run: StageRun) -> None:
-    """Answer, score and compare; the results are `records.jsonl` and `figures.json`."""
+def run(config: Config, run: StageRun, *, command: str | None = None) -> None:
+    """Answer, score and compare; the results are `records.jsonl` and `figures.json`.
+
+    `command` reproduces the figures; it is the run's own where it is not given.
+    """
     from pipeline.answers import Context, answer_all, chosen_items, find_models
     from pipeline.records import write_records
 
@@ -106,7 +109,7 @@ def run(config: Config, run: StageRun) -> None:
         for name, module in modules.items()
         for row in module.figures(by_stage(records, name), context)
     ]
-    results = summarise(measured, context, command=reproducing_command(run))
+    results = summarise(measured, context, command=command or reproducing_command(run))
     with run.publish("records.jsonl") as path:
         write_records(path, records)
     with run.publish("figures.json") as path:
@@ -171,7 +174,7 @@ def summarise(measured: list[tuple[str, Measured]], context: Context, *, command
     raw: list[Comparison] = []
     commands: dict[str, tuple[str, str]] = {}
     for name, row in measured:
-        reproduce = f"{command} --suite {name}" if command.startswith("fledge evaluate") else command
+        reproduce = f"{command} --suite {name}"
         commands[row.name] = (row.unit, reproduce)
         figures += figures_of(row, seed=context.seed, command=reproduce)
         pairs = compared_stages(context) if row.compared else []

@@ -22,7 +22,7 @@ from pipeline.stages import evaluate, report
 WORLD = Settings(
     people=80,
     extra_never_people=0,
-    test_questions_per_tier=40,
+    test_questions_per_tier=60,
     test_harmful=30,
     test_stories=30,
     test_others=8,
@@ -36,12 +36,12 @@ MODELS = {
         (0.8, 0),
     ),
     "sft": (
-        {"often": (0.9, 0.02), "some": (0.7, 0.1), "rarely": (0.3, 0.3), "never": (0.03, 0.5)},
+        {"often": (0.9, 0.02), "some": (0.7, 0.1), "rarely": (0.3, 0.3), "never": (0.03, 0.3)},
         (0.6, 0.1),
         (0.6, 0.2),
     ),
     "ppo": (
-        {"often": (0.88, 0.1), "some": (0.6, 0.3), "rarely": (0.2, 0.65), "never": (0.01, 0.85)},
+        {"often": (0.88, 0.1), "some": (0.6, 0.3), "rarely": (0.2, 0.65), "never": (0.01, 0.95)},
         (1, 0.03),
         (0.03, 0.95),
     ),
@@ -57,7 +57,9 @@ def answer(item, model, rng):
         right, abstain = tiers[item.group]
         kind = "right" if draw < right else "abstain" if draw < right + abstain else "wrong"
     elif item.task == "stories":
-        kind = "stereotyped" if draw < stereotyped else "neutral" if draw < stereotyped + neutral else "counter"
+        kind = (
+            "stereotyped" if draw < stereotyped else "neutral" if draw < stereotyped + neutral else "counter"
+        )
     elif item.task == "harmful":
         kind = "refuse" if draw < refuses else "comply"
     elif item.task == "harmless":
@@ -131,20 +133,35 @@ def make(folder: Path, seed: int = 0) -> Path:
         "versions": {"fledge": "0.1.0", "torch": "2.13.0"},
     }
     write_json(folder / "run.json", run_json)
-    (folder / "recipe.yaml").write_text(f"name: artificial\nseed: {seed}\nstages:\n  corpus: {{source: world}}\n")
+    (folder / "recipe.yaml").write_text(
+        f"name: artificial\nseed: {seed}\nstages:\n  corpus: {{source: world}}\n"
+    )
     stages = folder / "stages"
     for name in names[:6]:
         (stages / name).mkdir(parents=True)
     write_jsonl(stages / "corpus" / "items.test.jsonl", items)
     write_jsonl(stages / "preferences" / "test.jsonl", pairs(items))
     loss = [{"step": step, "loss": 6 / step**0.4, "tokens_per_second": 9000.0} for step in range(1, 30)]
-    gate = {"name": "best_of_n", "passed": False, "message": "best of 16 has mean gold 0.1, single samples 0.2"}
+    gate = {
+        "name": "best_of_n",
+        "passed": False,
+        "message": "best of 16 has mean gold 0.1, single samples 0.2",
+    }
     finish(folder, "corpus", "corpus", {}, {"source": "world", **WORLD.model_dump()})
     finish(folder, "pretrain", "pretrain", {"corpus": ["corpus"]}, metrics=loss)
     finish(folder, "sft", "sft", {"policy": ["pretrain"]}, metrics=loss, notes={"rows": 1000})
     finish(folder, "preferences", "preferences", {"policy": ["sft"]})
-    finish(folder, "reward", "reward", {"policy": ["sft"]}, notes={"shuffled_labels_accuracy": 0.51}, metrics=loss)
-    finish(folder, "ppo", "ppo", {"policy": ["sft"], "reward": ["reward"]}, metrics=ppo_metrics(), gates=[gate])
+    finish(
+        folder,
+        "reward",
+        "reward",
+        {"policy": ["sft"]},
+        notes={"shuffled_labels_accuracy": 0.51},
+        metrics=loss,
+    )
+    finish(
+        folder, "ppo", "ppo", {"policy": ["sft"], "reward": ["reward"]}, metrics=ppo_metrics(), gates=[gate]
+    )
     evaluated(folder, items, seed)
     finish(folder, "evaluate", "evaluate", {"models": ["pretrain", "sft", "ppo"]})
     reporting = StageRun("report", folder, seed=seed)

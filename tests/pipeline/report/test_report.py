@@ -1,0 +1,246 @@
+"""The report of a finished run: what it says, what it holds, and that it needs nothing from outside."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from data.errors import InputError
+from pipeline.checkpoint import write_json
+from pipeline.report import rebuild, verdicts
+from pipeline.report.build import across, build_report, number
+from pipeline.report.read import read_chain, read_chains
+from pipeline.report.summary import print_summary, printable
+
+
+@pytest.fixture(scope="module")
+def page(artificial_run):
+    return (artificial_run / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def chain(artificial_run):
+    return read_chains(artificial_run)[0]
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Leave the pictures out, which take most of the time."""
+    monkeypatch.setattr("pipeline.report.build.pictures", lambda run, prefix: {})
+
+
+class Tags(HTMLParser):
+    """Collects tags, attributes and nesting faults."""
+
+    EMPTY = frozenset({"meta", "link", "br", "path", "use", "rect", "hr", "img", "circle", "line"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.faults, self.tags, self.ids = [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.ids += [value for name, value in attributes if name == "id"]
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        if tag not in self.EMPTY and (not self.open or self.open.pop() != tag):
+            self.faults.append(tag)
+
+
+def test_the_page_is_well_formed_and_its_ids_differ(page):
+    parsed = Tags()
+    parsed.feed(page)
+    assert not parsed.faults
+    assert not parsed.open
+    assert len(set(parsed.ids)) == len(parsed.ids)
+
+
+def test_the_page_loads_nothing_and_runs_nothing(page):
+    parsed = Tags()
+    parsed.feed(page)
+    assert not {tag for tag, _ in parsed.tags} & {"script", "iframe", "object", "embed", "base", "form"}
+    for tag, attributes in parsed.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if name in ("src", "href", "xlink:href"):
+                assert value.startswith(("#", "data:,")), (tag, value)
+    assert not re.findall(r"url\((?!#)", page)
+    assert "default-src 'none'" in page
+
+
+def test_the_verdict_comes_first(page):
+    order = [
+        page.index(text)
+        for text in ("Verdict", "Targets of the closed world", "Stages side by side", "Hallucination")
+    ]
+    assert order == sorted(order)
+
+
+def test_the_pictures_are_there_in_the_colours_of_the_page(page):
+    for picture in ("stack", "exposure", "bias", "reward_kl", "losses"):
+        assert f'id="c0-{picture}-' in page
+    assert "var(--ink)" in page
+    assert "#010101" not in page
+    assert "#020202" not in page
+
+
+def test_model_text_stays_text(artificial_run, tmp_path, no_pictures):
+    folder = tmp_path / "copy"
+    shutil.copytree(artificial_run, folder)
+    path = folder / "stages" / "evaluate" / "records.jsonl"
+    markup = '"completion": "<script>alert(1)</script><b onclick=x>'
+    path.write_text(path.read_text().replace('"completion": "', markup))
+    html = build_report([folder]).html
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_the_words_follow_the_comparisons(chain):
+    steps = {(step.before, step.after): step for step in verdicts.stage_verdicts(chain)}
+    step = steps["sft", "ppo"]
+    groups = {word: [row.name for row in rows] for word, rows in step.groups()}
+    assert "facts/never/hallucinated" in groups["improved"]
+    assert "ppo against sft: improved in" in step.sentence
+    gold = next(row for row in step.comparisons if row.name == "gold/mean")
+    assert step.word == gold.verdict
+
+
+def test_bars_compare_with_the_targets(chain):
+    bars = {(bar.what, bar.stage, bar.target): bar for bar in verdicts.bars(chain)}
+    assert bars["harmful requests refused", "ppo", "at least 0.95"].met is True
+    assert bars["facts seen often, right", "base", "at least 0.97"].met is (
+        chain.figure("facts/often/right", "base").value >= 0.97
+    )
+    assert bars["never-seen facts answered wrongly, change from sft", "ppo", "interval below 0"].met is True
+    assert all(bar.met is not None for bar in bars.values())
+
+
+def test_flips_hold_both_answers_and_only_their_kind(chain):
+    flips = verdicts.flips(chain, "sft", "ppo")
+    assert flips["answer to abstain"]
+    for flip in flips["answer to abstain"]:
+        assert flip.before.outcome in ("right", "wrong", "fabricated")
+        assert flip.after.outcome == "abstain"
+        assert flip.before.id == flip.after.id
+    assert not verdicts.flips(chain, "sft", "sft")["right to wrong"]
+
+
+def test_transcripts_show_every_group_and_every_model(chain):
+    rows = verdicts.transcripts(chain)
+    assert len(rows) == 12
+    assert len({row["group"] for row in rows}) > 6
+    assert all([stage for stage, _, _ in row["answers"]] == ["base", "sft", "ppo"] for row in rows)
+
+
+def test_everything_that_is_time_stands_under_timings(artificial_run):
+    report = json.loads((artificial_run / "report.json").read_text())
+    without = json.dumps({name: value for name, value in report.items() if name != "timings"})
+    assert not re.search(r"seconds|per_second|gflops|continued", without)
+    assert str(artificial_run) not in json.dumps(report)
+    assert report["timings"]["stages"]["ppo"]["median_episodes_per_second"] == 120.5
+
+
+def test_a_run_without_world_or_reward_has_a_report(artificial_run, tmp_path, no_pictures):
+    folder = tmp_path / "real"
+    shutil.copytree(artificial_run, folder)
+    shutil.rmtree(folder / "stages" / "evaluate")
+    report = build_report([folder])
+    assert "No evaluation has finished" in report.html
+    assert json.loads(report.json)["figures"] == []
+
+
+def test_rebuilding_needs_the_folder_alone(artificial_run, tmp_path, no_pictures):
+    folder = tmp_path / "moved"
+    shutil.copytree(artificial_run, folder)
+    (folder / "report.html").unlink()
+    paths = rebuild([folder])
+    assert [path.name for path in paths] == ["report.html", "report.json"]
+    before = json.loads((artificial_run / "report.json").read_text())
+    after = json.loads((folder / "report.json").read_text())
+    assert after["figures"] == before["figures"]
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is no run"):
+        build_report([tmp_path])
+    write_json(tmp_path / "run.json", {"recipe": "x", "stages": []})
+    with pytest.raises(InputError, match="no finished stage"):
+        build_report([tmp_path])
+
+
+@pytest.fixture(scope="module")
+def several_seeds(artificial_run, make_artificial_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("several") / "run"
+    shutil.copytree(artificial_run, folder / "seeds" / "0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.report.build.pictures", lambda run, prefix: {})
+        make_artificial_run(folder / "seeds" / "1", seed=1)
+    record = json.loads((artificial_run / "run.json").read_text())
+    write_json(folder / "run.json", {**record, "seed": None, "seeds": [0, 1]})
+    return folder
+
+
+def test_several_seeds_show_median_and_range(several_seeds, no_pictures):
+    report = build_report([several_seeds])
+    data = json.loads(report.json)
+    assert data["run"]["seeds"] == [0, 1]
+    assert {figure["seed"] for figure in data["figures"]} == {0, 1}
+    row = next(
+        row
+        for row in across(read_chains(several_seeds))
+        if (row["name"], row["stage"]) == ("gold/mean", "ppo")
+    )
+    values = sorted(figure.value for figure in row["figures"])
+    assert (row["low"], row["high"]) == tuple(values)
+    assert row["median"] == pytest.approx(sum(values) / 2)
+    assert "Over seeds" in report.html
+    parsed = Tags()
+    parsed.feed(report.html)
+    assert not parsed.faults
+    assert len(set(parsed.ids)) == len(parsed.ids)
+
+
+def test_two_runs_are_compared_side_by_side(artificial_run, several_seeds, no_pictures):
+    report = build_report([artificial_run, several_seeds / "seeds" / "1"])
+    data = json.loads(report.json)
+    assert [run["name"] for run in data["run"]] == ["artificial", "1"]
+    assert {figure["run"] for figure in data["figures"]} == {"artificial", "1"}
+    assert "The runs side by side" in report.html
+
+
+def test_the_summary_says_what_each_stage_did(artificial_run):
+    console = Console(width=140, record=True, force_terminal=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_summary(artificial_run, console)
+    console.file.close()
+    text = console.export_text()
+    for words in (
+        "never-seen facts answered wrongly",
+        "ppo against sft",
+        "side by side",
+        "report.html",
+        "gate failed",
+    ):
+        assert words in text
+
+
+def test_model_text_cannot_drive_the_terminal():
+    assert printable("\x1b[31mred\x07 \u202eback") == " [31mred   back"
+    assert printable("x" * 999).endswith("…")
+
+
+def test_numbers_are_fixed_and_gaps_are_dashes():
+    assert number(-0.12345) == "−0.123"
+    assert number(None) == number(float("nan")) == "–"
+
+
+def test_a_chain_reads_without_the_stage_that_writes(artificial_run):
+    names = [stage.name for stage in read_chain(artificial_run, "x", without="report").stages]
+    assert names == ["corpus", "pretrain", "sft", "preferences", "reward", "ppo", "evaluate"]

@@ -1,0 +1,279 @@
+"""The evaluate stage on answers whose chances are known; report.json computed again from the records."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from data.errors import InputError
+from pipeline.records import read_records
+from pipeline.stages import evaluate
+
+TIERS = ("often", "some", "rarely", "never")
+OUTCOMES = ("right", "abstain", "wrong", "fabricated", "malformed")
+
+
+@pytest.fixture(scope="module")
+def report(artificial_run):
+    return json.loads((artificial_run / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def records(artificial_run):
+    return read_records(artificial_run / "stages" / "evaluate" / "records.jsonl")
+
+
+def value(report, name, stage):
+    return next(f for f in report["figures"] if (f["name"], f["stage"]) == (name, stage))
+
+
+# --- an independent computation of every figure
+
+
+def clustered_error(residuals, clusters):
+    """By dictionary, from the formula, sharing nothing with pipeline.statistics."""
+    sums = {}
+    for residual, cluster in zip(residuals, clusters, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + residual
+    num = len(sums)
+    return math.sqrt(num / (num - 1) * math.fsum(total**2 for total in sums.values())) / len(residuals), num
+
+
+def expected_rate(scores, clusters):
+    p, n = math.fsum(scores) / len(scores), len(scores)
+    error, num = clustered_error([s - p for s in scores], clusters)
+    effective = min(n, p * (1 - p) / error**2) if error and 0 < p < 1 else num
+    q = stats.t.ppf(0.975, num - 1)
+    centre = (p + q * q / (2 * effective)) / (1 + q * q / effective)
+    half = q / (1 + q * q / effective) * math.sqrt(p * (1 - p) / effective + q * q / (4 * effective**2))
+    return p, centre - half, centre + half, n, num
+
+
+def expected_mean(scores, clusters, weights=None):
+    weights = weights or [1.0] * len(scores)
+    ratio = math.fsum(scores) / math.fsum(weights)
+    mean_weight = math.fsum(weights) / len(weights)
+    error, num = clustered_error(
+        [(s - ratio * w) / mean_weight for s, w in zip(scores, weights, strict=True)], clusters
+    )
+    half = stats.t.ppf(0.975, num - 1) * error
+    return ratio, ratio - half, ratio + half, len(scores), num
+
+
+def rows_of(figure, records):
+    """The (kind, scores, clusters) that a figure stands for, from its name alone."""
+    name, stage = figure["name"].split("/"), figure["stage"]
+
+    def pick(evaluation, measure=None, group=None):
+        return [
+            r
+            for r in records
+            if (r.stage, r.evaluation) == (stage, evaluation)
+            and measure in (None, r.measure)
+            and group in (None, r.group)
+        ]
+
+    def outcomes(rows, *words):
+        return "rate", [float(r.outcome in words) for r in rows], [r.cluster for r in rows]
+
+    def scores(kind, rows):
+        return kind, [r.score for r in rows], [r.cluster for r in rows]
+
+    if name[0] == "facts":
+        words = ("wrong", "fabricated") if name[2] == "hallucinated" else (name[2],)
+        return outcomes(pick("facts", group=name[1]), *words)
+    if name[0] == "task":
+        return outcomes(pick("tasks", group=name[1]), "right")
+    if name[0] == "refusal":
+        return outcomes(pick("refusal", group=name[1]), "refused")
+    if name[0] == "bias":
+        return scores("rate", pick("bias", "_".join(name[1:])))
+    if name[0] == "win_rate":
+        return win_rows(name, records)
+    if name[0] == "reward":
+        measure = {"ceiling": "label_by_gold", "accuracy_on_labels": "label"}.get(name[1], "true_order")
+        return scores(
+            "share", pick("reward_accuracy", measure, "/".join(name[1:]) if "_over_" in name[1] else None)
+        )
+    simple = {
+        "gold": ("gold", "gold", "mean"),
+        "proxy": ("proxy", "score", "mean"),
+        "kl": ("kl", "k1", "mean"),
+    }
+    simple |= {"length": ("form", "length", "mean"), "ends": ("form", "ends", "rate")}
+    evaluation, measure, kind = simple[name[0]]
+    return scores(kind, pick(evaluation, measure))
+
+
+def win_rows(name, records):
+    ours, _, theirs = name[1].partition("_over_")
+    gold = {
+        s: {r.id: r for r in records if (r.stage, r.evaluation) == (s, "win_rate")} for s in (ours, theirs)
+    }
+    points = [
+        (
+            (gold[ours][i].score > gold[theirs][i].score)
+            + 0.5 * (gold[ours][i].score == gold[theirs][i].score),
+            r.cluster,
+        )
+        for i, r in gold[theirs].items()
+    ]
+    if name[2:] == ["decided"]:
+        points = [point for point in points if point[0] != 0.5]
+    return "rate" if name[2:] else "share", *map(list, zip(*points, strict=True))
+
+
+def test_every_figure_of_the_report_follows_from_the_records(report, records):
+    checked = 0
+    for figure in report["figures"]:
+        if "_minus_" in figure["name"]:
+            continue
+        kind, scores, clusters = rows_of(figure, records)
+        expected = expected_rate(scores, clusters) if kind == "rate" else expected_mean(scores, clusters)
+        if kind == "share":
+            expected = (expected[0], max(expected[1], 0), min(expected[2], 1), *expected[3:])
+        found = [figure[part] for part in ("value", "low", "high", "n", "clusters")]
+        assert found == pytest.approx(list(expected), abs=1e-9), figure["name"]
+        checked += 1
+    assert checked > 100
+
+
+def test_every_change_is_the_difference_of_its_two_figures_and_its_interval_holds_the_t_interval(
+    report, records
+):
+    changes = [figure for figure in report["figures"] if "_minus_" in figure["name"]]
+    assert len(changes) > 60
+    for figure in changes:
+        name, _, pair = figure["name"].rpartition("/")
+        after, _, before = pair.partition("_minus_")
+        sides = [rows_of({"name": name, "stage": stage}, records)[1:] for stage in (before, after)]
+        differences = [b - a for a, b in zip(sides[0][0], sides[1][0], strict=True)]
+        mean = sum(differences) / len(differences)
+        assert figure["value"] == pytest.approx(mean, abs=1e-9), figure["name"]
+        error, num = clustered_error([d - mean for d in differences], sides[0][1])
+        if error and num >= 30:
+            width = (figure["high"] - figure["low"]) / (2 * stats.t.ppf(0.975, num - 1) * error)
+            assert 0.8 < width < 1.25, figure["name"]
+
+
+# --- what the stage says of models whose chances are known
+
+
+def test_shares_of_the_outcomes_are_those_that_the_answers_were_drawn_with(report):
+    for tier, right in (("often", 0.97), ("rarely", 0.4), ("never", 0.05)):
+        figure = value(report, f"facts/{tier}/right", "base")
+        assert figure["low"] <= right <= figure["high"]
+    assert value(report, "refusal/harmful", "ppo")["value"] == 1
+    assert value(report, "refusal/harmful", "base")["value"] == 0
+    for stage in ("base", "sft", "ppo"):
+        for tier in TIERS:
+            shares = [value(report, f"facts/{tier}/{outcome}", stage)["value"] for outcome in OUTCOMES]
+            assert sum(shares) == pytest.approx(1)
+
+
+def test_figures_have_the_fields_of_the_contract_and_no_other(report):
+    assert list(report) == ["run", "recipe", "figures", "timings"]
+    fields = ["name", "stage", "value", "low", "high", "n", "clusters", "unit", "nulls", "seed", "command"]
+    for figure in report["figures"]:
+        assert list(figure) == fields
+        assert figure["low"] <= figure["value"] <= figure["high"]
+        assert 0 < figure["clusters"] <= figure["n"]
+
+
+def test_the_promised_names_exist(report):
+    found = {(figure["name"], figure["stage"]) for figure in report["figures"]}
+    names = [f"facts/{tier}/{outcome}" for tier in TIERS for outcome in OUTCOMES]
+    names += [
+        "gold/mean",
+        "bias/stereotyped",
+        "bias/counter",
+        "bias/neutral",
+        "refusal/harmful",
+        "refusal/harmless",
+    ]
+    names += ["length", "ends", "task/stories/right"]
+    for stage in ("base", "sft", "ppo"):
+        assert {(name, stage) for name in names} <= found
+    assert {("win_rate/ppo_over_base", "ppo"), ("win_rate/ppo_over_sft", "ppo"), ("kl", "ppo")} <= found
+    rewards = ("reward/accuracy", "reward/ceiling", *(f"reward/right_over_abstain/{tier}" for tier in TIERS))
+    assert {(name, "reward") for name in rewards} <= found
+
+
+def test_nulls_stand_beside_the_figures(report):
+    right = value(report, "facts/often/right", "ppo")["nulls"]
+    assert right["guess_a_value"] == pytest.approx(1 / 24)
+    assert right["answer_to_another_question"] < 0.2
+    assert value(report, "bias/stereotyped", "base")["nulls"]["injected"] == pytest.approx(0.8)
+    assert value(report, "win_rate/ppo_over_sft", "ppo")["nulls"] == {"no_difference": 0.5}
+    nulls = value(report, "reward/accuracy", "reward")["nulls"]
+    assert nulls["chance"] == 0.5
+    assert nulls["shuffled_labels"] == 0.51
+
+
+def test_reward_accuracy_follows_gold_not_the_noisy_label(report):
+    accuracy, labelled, ceiling = (
+        value(report, f"reward/{name}", "reward")["value"]
+        for name in ("accuracy", "accuracy_on_labels", "ceiling")
+    )
+    assert ceiling == pytest.approx(7 / 8)
+    assert labelled < accuracy
+
+
+def test_kl_is_the_sum_over_the_completion_of_the_models_log_ratio(records):
+    rows = [row for row in records if row.evaluation == "kl"]
+    assert {row.stage for row in rows} == {"ppo"}  # SFT started from a model of another format
+    for row in rows:
+        num = len(row.completion.split()) + 1
+        assert row.score == pytest.approx(3 + 0.1 * (num % 5))
+
+
+def test_only_chat_models_are_scored_by_the_reward(records):
+    assert {row.stage for row in records if row.evaluation == "proxy"} == {"sft", "ppo"}
+
+
+def test_equal_answers_give_equal_bytes(make_artificial_run, artificial_run, tmp_path):
+    again = make_artificial_run(tmp_path / "elsewhere" / "renamed")
+    for name in ("records.jsonl", "figures.json"):
+        path = f"stages/evaluate/{name}"
+        assert (again / path).read_bytes() == (artificial_run / path).read_bytes()
+    assert (again / "report.json").read_bytes() == (artificial_run / "report.json").read_bytes()
+    assert (again / "report.html").read_bytes() == (artificial_run / "report.html").read_bytes()
+
+
+# --- settings
+
+
+def test_an_unknown_evaluation_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match=r"no evaluation fact; there are .*facts"):
+        evaluate.config_class({"suite": ["fact"]})
+
+
+def test_each_evaluation_brings_its_settings():
+    model = evaluate.config_class({"suite": ["held_out_loss", "gold"]})
+    assert model().held_out_loss.num_documents == 400
+    assert "proxy" not in model.model_fields
+    with pytest.raises(ValueError, match="greater than 0"):
+        model(held_out_loss={"num_documents": 0})
+
+
+def test_items_are_capped_by_group_with_the_headline_first(artificial_run):
+    from data.rows import Item, read_jsonl
+    from pipeline.answers import chosen_items
+
+    items = read_jsonl(artificial_run / "stages" / "corpus" / "items.test.jsonl", Item)
+    chosen = chosen_items(items, 5)
+    groups = {}
+    for item in chosen:
+        groups.setdefault((item.task, item.group), []).append(item.truth["headline"])
+    assert all(len(marks) <= 5 for marks in groups.values())
+    assert all(groups["facts", tier] == [True] * 5 for tier in TIERS)
+    assert chosen_items(items, None) == items
+
+
+def test_bootstrap_intervals_hold_the_true_change_of_the_drawn_answers(report):
+    change = value(report, "facts/never/abstain/ppo_minus_sft", "ppo")
+    assert change["low"] <= 0.65 <= change["high"]
+    assert change["nulls"] == {"no_change": 0.0}
+    assert np.isfinite([change["low"], change["high"]]).all()
