@@ -45,6 +45,13 @@ def test_what_needs_no_model_answers_in_half_a_second(arguments):
     assert seconds_of(*arguments) < 0.5
 
 
+@pytest.mark.parametrize("closing", [">&- 2>&-", "| true"])
+def test_a_closed_output_is_no_error(closing):
+    command = f"set -o pipefail; {sys.executable} -m pipeline list {closing}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -275,6 +275,7 @@ def test_a_stop_between_stages_is_seen(toy, monkeypatch):
         run()
     assert caught.value.exit_code == 143
     assert Path("runs/toy/stages/source/stage.json").is_file()
+    assert not Path("runs/toy/stages/train").exists()
 
 
 # --- the stage's own view ---
