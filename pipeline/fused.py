@@ -36,11 +36,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows, matrix = hidden.to(dtype), weight.to(dtype)
         d_hidden = torch.empty_like(rows) if wanted and ctx.needs_input_grad[0] else None
         d_weight = torch.zeros_like(weight) if wanted and ctx.needs_input_grad[1] else None
-        total = torch.zeros((), device=hidden.device)
+        softmax_dtype = torch.promote_types(dtype, torch.float32)
+        total = torch.zeros((), dtype=softmax_dtype, device=hidden.device)
         size = max(1, CHUNK_NUMBERS // len(weight))
         for first in range(0, len(rows), size):
             chunk, index = rows[first : first + size], targets[first : first + size, None]
-            log_shares = torch.log_softmax(chunk @ matrix.T, dim=-1, dtype=torch.float32)
+            log_shares = torch.log_softmax(chunk @ matrix.T, dim=-1, dtype=softmax_dtype)
             total -= log_shares.gather(1, index).sum()
             if d_hidden is None and d_weight is None:
                 continue
@@ -78,7 +79,7 @@ def rms_norm(
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        size = x.norm(dim=-1, keepdim=True, dtype=torch.float32)
+        size = x.norm(dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
         inverse = size.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         direction = x * inverse
         ctx.save_for_backward(direction, weight, inverse)
