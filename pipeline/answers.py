@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.errors import InputError
 from data.randomness import key
 from data.rows import Item
 from pipeline.run_directory import STAGE_JSON, read_json
@@ -161,6 +162,22 @@ def chosen_items(items: Sequence[Item], max_per_group: int | None) -> list[Item]
             taken[name] = taken.get(name, 0) + 1
             chosen.add(item.id)
     return [item for item in items if item.id in chosen]
+
+
+def fitting_items(context: Context) -> list[Item]:
+    """The items that leave room for an answer in the context of every model, so that all answer the same.
+
+    Raises:
+        InputError: there are items, and none fits.
+    """
+    items = context.items
+    for stage, model in context.models.items():
+        loaded = context.model(stage)
+        longest = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+        if longest is not None:
+            room = longest - context.config.max_new_tokens
+            items = [item for item in items if len(loaded.encode(prompt_of(item, plain=model.plain))) <= room]
+    return items
 
 
 def prompt_of(item: Item, *, plain: bool) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from data.rows import Item
 from data.settings import Settings
 from pipeline.answers import Context, Records, prompt_of, shown_prompt
 from pipeline.measured import Measured, of_records
@@ -12,6 +13,11 @@ KIND = "measure"
 
 class Config(Settings):
     """No settings."""
+
+
+def items(context: Context) -> list[Item]:
+    """The answers to the headline mix are looked at."""
+    return context.headline
 
 
 def measure(context: Context) -> list[Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from data.rows import Item
 from data.settings import Settings
 from pipeline.answers import Context, Records, shown_prompt
 from pipeline.measured import Measured, of_records
@@ -16,6 +17,11 @@ class Config(Settings):
     """How much is scored."""
 
     num_items: int = Field(400, gt=0, description="headline items whose answers are scored")
+
+
+def items(context: Context) -> list[Item]:
+    """The answers to the headline mix are looked at."""
+    return context.headline
 
 
 def measure(context: Context) -> list[Record]:

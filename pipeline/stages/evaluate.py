@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,20 +75,28 @@ def run(config: Config, run: StageRun, *, command: str | None = None) -> None:
 
     `command` reproduces the figures; it is the run's own where it is not given.
     """
-    from pipeline.answers import Context, answer_all, chosen_items, find_models
+    from pipeline.answers import Context, answer_all, chosen_items, find_models, fitting_items
     from pipeline.records import write_records
 
     # 1. The models and the items that the suite asks for.
     modules = suite_modules(config)
     options = {name: getattr(config, name, None) or module.Config() for name, module in modules.items()}
-    context = Context(run, find_models(run.inputs["models"]), _test_items(run), config, options)
+    everything = Context(run, find_models(run.inputs["models"]), _test_items(run), config, options)
     needed = {
-        item.id for module in modules.values() if module.KIND == "answers" for item in module.items(context)
+        item.id
+        for module in modules.values()
+        if hasattr(module, "items")
+        for item in module.items(everything)
     }
-    asked = [item for item in context.items if item.id in needed]
-    context = Context(run, context.models, chosen_items(asked, config.max_items_per_group), config, options)
+    asked = [item for item in everything.items if item.id in needed]
+    chosen = chosen_items(asked, config.max_items_per_group)
+    fitting = fitting_items(replace(everything, items=chosen)) if chosen else []
+    context = Context(run, everything.models, fitting, config, options)
     run.note(
-        models=list(context.models), items=len(context.items), items_left_out=len(asked) - len(context.items)
+        models=list(context.models),
+        items=len(fitting),
+        items_left_out=len(asked) - len(chosen),
+        items_too_long=len(chosen) - len(fitting),
     )
 
     # 2. Every model answers every item once.

@@ -228,5 +228,6 @@ def evaluated(folder, items, seed):
     with (
         mock.patch("pipeline.reward_scores.score_with", scores),
         mock.patch("pipeline.evals.kl._logprobs", parent_logprobs),
+        mock.patch("pipeline.answers.fitting_items", lambda context: context.items),
     ):
         evaluate.run(evaluate.config_class({})(), run)

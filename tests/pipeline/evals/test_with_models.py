@@ -1,0 +1,179 @@
+"""Evaluations that need models, on tiny ones without a closed world, as on real data."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from data.chat import encode_plain
+from data.errors import InputError
+from data.rows import Item, TextRow, user, write_jsonl
+from pipeline.checkpoint import write_json
+from pipeline.evaluation import evaluate as evaluate_sources
+from pipeline.records import read_records
+from pipeline.run import StageRun
+from pipeline.stages import evaluate
+from pipeline.stages.tokenizer import train, wrap
+
+TEXTS = [
+    f"The {animal} sat on the {thing}.\nIt was {n} years old."
+    for n, (animal, thing) in enumerate(
+        [(a, t) for a in ("cat", "dog", "hen") for t in ("mat", "log", "fen", "hill")]
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return wrap(train(TEXTS * 3, vocab_size=300))
+
+
+@pytest.fixture
+def chain(tmp_path, tiny_llama, tokenizer):
+    """A run with a pretrained, a tuned and an aligned model; the last two have the same weights."""
+    folder = tmp_path / "runs" / "tiny"
+    policies = {"pretrain": (1, None), "sft": (2, "pretrain"), "ppo": (2, "sft")}
+    for name, (seed, policy) in policies.items():
+        model = tiny_llama(vocabulary=len(tokenizer), seed=seed, context=48)
+        model.save_pretrained(folder / "stages" / name / "model")
+        tokenizer.save_pretrained(folder / "stages" / name / "model")
+        inputs = {"policy": [[policy, "0"]]} if policy else {}
+        write_json(folder / "stages" / name / "stage.json", {"stage": name, "inputs": inputs})
+    corpus = folder / "stages" / "corpus"
+    corpus.mkdir()
+    write_json(corpus / "stage.json", {"stage": "corpus"})
+    write_jsonl(corpus / "text.valid.jsonl", [TextRow(str(n), text) for n, text in enumerate(TEXTS)])
+    write_jsonl(corpus / "text.train.jsonl", [TextRow(str(n), text) for n, text in enumerate(TEXTS)])
+    write_jsonl(corpus / "items.test.jsonl", [Item(str(n), user(f"Where is the {n}?")) for n in range(7)])
+    names = ["corpus", "pretrain", "sft", "ppo", "evaluate"]
+    write_json(folder / "run.json", {"recipe": "tiny", "seed": 3, "stages": [{"name": n} for n in names]})
+    return folder
+
+
+def evaluated(chain, name="evaluate", **settings):
+    stages = chain / "stages"
+    inputs = {"corpus": stages / "corpus", "models": [stages / model for model in ("pretrain", "sft", "ppo")]}
+    run = StageRun(name, chain, seed=3, inputs=inputs)
+    model = evaluate.config_class(settings)
+    evaluate.run(model(max_new_tokens=9, **settings), run)
+    found = json.loads((run.dir / "figures.json").read_text())
+    return run, {(figure["name"], figure["stage"]): figure for figure in found["figures"]}
+
+
+def finished(chain):
+    """Record the evaluation's settings, which the command takes over."""
+    (chain / "stages" / "evaluate").mkdir(exist_ok=True)
+    settings = {"max_new_tokens": 9, "suite": None}
+    write_json(chain / "stages" / "evaluate" / "stage.json", {"stage": "evaluate", "config": settings})
+
+
+def test_without_a_world_form_drift_and_loss_are_measured(chain):
+    run, figures = evaluated(chain)
+    names = {name for name, _ in figures if "_minus_" not in name}
+    assert names == {"length", "ends", "kl", "loss/held_out", "loss/bits_per_byte"}
+    assert figures["kl", "ppo"]["value"] == pytest.approx(0, abs=1e-4)  # equal weights, other batch shapes
+    assert set(run.notes["models"]) == {"base", "sft", "ppo"}
+    for stage in ("sft", "ppo"):
+        assert figures["length", stage]["n"] == 7
+    assert figures["length", "sft"]["value"] == figures["length", "ppo"]["value"]
+
+
+def test_kl_of_two_models_is_the_log_ratio_of_the_answers(chain, tiny_llama, tokenizer):
+    other = tiny_llama(vocabulary=len(tokenizer), seed=5, context=48)
+    other.save_pretrained(chain / "stages" / "ppo" / "model")
+    _, figures = evaluated(chain)
+    assert figures["kl", "ppo"]["value"] > 1
+
+
+def test_held_out_loss_is_the_models_cross_entropy(chain, tokenizer):
+    from transformers import AutoModelForCausalLM
+
+    _, figures = evaluated(chain)
+    model = AutoModelForCausalLM.from_pretrained(chain / "stages" / "sft" / "model")
+    nats = tokens = num_bytes = 0
+    for text in TEXTS:
+        ids = torch.tensor([encode_plain(tokenizer, text)])
+        with torch.no_grad():
+            logprobs = model(input_ids=ids).logits.log_softmax(-1)[0, :-1]
+        nats -= logprobs.gather(1, ids[0, 1:, None]).sum().item()
+        tokens += ids.shape[1] - 1
+        num_bytes += len(text.encode())
+    assert figures["loss/held_out", "sft"]["value"] == pytest.approx(nats / tokens, abs=1e-4)
+    bits = nats / math.log(2) / num_bytes
+    assert figures["loss/bits_per_byte", "sft"]["value"] == pytest.approx(bits, abs=1e-4)
+    nulls = figures["loss/held_out", "sft"]["nulls"]
+    assert nulls["uniform"] == pytest.approx(math.log(len(tokenizer)))
+    floors = figures["loss/bits_per_byte", "sft"]["nulls"]
+    assert floors["byte_5_gram"] < 1 < floors["gzip"] + 1
+
+
+def test_a_document_longer_than_the_context_is_cut(chain):
+    write_jsonl(
+        chain / "stages" / "corpus" / "text.valid.jsonl",
+        [TextRow("a", " ".join(TEXTS * 5)), TextRow("b", "é")],
+    )
+    run, _ = evaluated(chain, suite=["held_out_loss"])
+    rows = [row for row in read_records(run.dir / "records.jsonl") if row.measure == "nats"]
+    assert max(row.weight for row in rows) < 48
+    assert all(row.score > 0 for row in rows)
+
+
+def test_a_question_that_leaves_no_room_for_an_answer_is_left_out_for_all_and_counted(chain):
+    rows = [Item("short", user("Where?")), Item("long", user(" ".join(TEXTS)))]
+    write_jsonl(chain / "stages" / "corpus" / "items.test.jsonl", rows)
+    run, figures = evaluated(chain, suite=["form"])
+    assert run.notes["items_too_long"] == 1
+    assert {figure["n"] for figure in figures.values()} == {1}
+
+
+def test_scores_do_not_depend_on_the_batch_size(chain):
+    small, _ = evaluated(chain, "small", batch_size=2)
+    large, _ = evaluated(chain, "large", batch_size=256)
+    pairs = zip(*(read_records(run.dir / "records.jsonl") for run in (small, large)), strict=True)
+    for one, other in pairs:
+        assert one.completion == other.completion
+        assert one.score == pytest.approx(other.score, abs=1e-4)
+
+
+def test_an_interrupted_evaluation_keeps_the_answers_that_are_whole(chain):
+    first, _ = evaluated(chain)
+    path = first.dir / "answers.sft.jsonl"
+    before = path.read_text()
+    lines = before.splitlines(keepends=True)
+    path.write_text(before.replace('"text": "', '"text": "kept '))
+    again, _ = evaluated(chain)
+    assert "kept" in (again.dir / "records.jsonl").read_text()
+    path.write_text("".join(lines[:3]))  # of other items: answered again
+    evaluated(chain)
+    assert path.read_text() == before
+
+
+def test_the_command_gives_the_figures_of_the_run(chain, capsys):
+    _, figures = evaluated(chain)
+    finished(chain)
+    evaluate_sources(["tiny"], suite=["kl"], runs_dir=chain.parent, as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert list(printed) == ["run", "recipe", "figures", "timings"]
+    found = {(figure["name"], figure["stage"]): figure for figure in printed["figures"]}
+    assert found["kl", "ppo"] == figures["kl", "ppo"]
+    assert found["kl", "ppo"]["command"] == "fledge evaluate tiny --suite kl"
+
+
+def test_a_stage_is_compared_with_any_other_model(chain, tmp_path, capsys):
+    model = str(chain / "stages" / "pretrain" / "model")
+    finished(chain)
+    results = evaluate_sources([f"{chain.name}/sft", model], suite=["form"], runs_dir=chain.parent)
+    assert {figure["stage"] for figure in results["figures"]} == {"sft", "model"}
+    assert any(figure["name"] == "length/model_minus_sft" for figure in results["figures"])
+    assert "length" in capsys.readouterr().out
+
+
+def test_answers_longer_than_the_context_are_refused(chain):
+    with pytest.raises(InputError, match="max_new_tokens 64 in the context of base, 48 tokens"):
+        evaluate_sources(["tiny"], suite=["form"], runs_dir=chain.parent)
+
+
+def test_a_model_alone_has_no_questions(chain):
+    with pytest.raises(InputError, match="no run to take the questions from"):
+        evaluate_sources([str(chain / "stages" / "sft" / "model")], runs_dir=chain.parent / "none")
