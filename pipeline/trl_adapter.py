@@ -142,11 +142,15 @@ def optimizer_and_schedule(config: Any, run: StageRun, model: Any, num_steps: in
         weight_decay=config.weight_decay,
         precision=run.precision,
     )
+    return optimizer, schedule_of(config, optimizer, num_steps)
+
+
+def schedule_of(config: Any, optimizer: torch.optim.Optimizer, num_steps: int) -> Any:
+    """Make the schedule that `schedule` and `warmup_share` ask for, of all the optimizer's rates alike."""
     num_warmup = round(config.warmup_share * num_steps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
+    return torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: rate(config.schedule, step, num_steps=num_steps, num_warmup=num_warmup)
     )
-    return optimizer, schedule
 
 
 def train(

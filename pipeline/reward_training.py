@@ -1,0 +1,300 @@
+"""The parts of the reward stage: pairs as tokens, likelihoods, training, normalisation, the control."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AutoModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from data.randomness import key
+from data.rows import PreferenceRow, prompt_hash, read_jsonl, require_rows
+from data.sampler import batches_by_length, order
+from pipeline import trl_adapter
+from pipeline.language_model import LanguageModel, model_folder
+from pipeline.optimizers import BETAS
+from reward.model import RewardModel
+from reward.preference import bradley_terry_loss
+from reward.scoring import Row, encode, likelihood_of_rows, pad, score_rows
+
+if TYPE_CHECKING:
+    from pipeline.run import StageRun
+    from pipeline.stages.reward import Config
+
+UNLIMITED = 2**31
+
+Likelihoods = list[Float[Tensor, "time 3"]]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Encoded pairs: row 2n is the chosen completion of pair n, row 2n + 1 the rejected one.
+
+    The first `num_train` pairs are for training, the others held out.
+    """
+
+    pairs: list[PreferenceRow]
+    rows: list[Row]
+    num_train: int
+
+    @property
+    def held_out(self) -> list[PreferenceRow]:
+        """The pairs that are not trained on."""
+        return self.pairs[self.num_train :]
+
+    @property
+    def train_rows(self) -> list[Row]:
+        """The rows of the training pairs."""
+        return self.rows[: 2 * self.num_train]
+
+    @property
+    def held_out_rows(self) -> list[Row]:
+        """The rows of the held-out pairs."""
+        return self.rows[2 * self.num_train :]
+
+
+def load_policy(run: StageRun) -> LanguageModel:
+    """Load the SFT model: reference of the likelihoods and source of the completions."""
+    policy = LanguageModel.load(run.inputs["policy"], device=run.device)
+    policy.model.requires_grad_(False)
+    return policy
+
+
+def new_model(config: Config, run: StageRun, *parts: str) -> RewardModel:
+    """Make a reward model that starts from the SFT weights; `parts` name another draw of its heads."""
+    with trl_adapter.quiet_libraries():
+        backbone = AutoModel.from_pretrained(
+            model_folder(run.inputs["policy"]), use_safetensors=True, dtype=torch.float32
+        )
+    model = RewardModel(backbone, features=config.features, seed=run.key("heads", *parts))
+    return model.to(run.device)
+
+
+def read_pairs(config: Config, run: StageRun, policy: LanguageModel) -> Pairs:
+    """Read and encode both files of pairs; too long ones and ones that encode alike are dropped and counted."""
+    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None) or UNLIMITED
+    longest = min(config.max_length or UNLIMITED, context)
+    kept: list[PreferenceRow] = []
+    rows: list[Row] = []
+    counts: list[int] = []
+    for name in ("train", "test"):
+        found = read_jsonl(run.inputs["preferences"] / f"{name}.jsonl", PreferenceRow)
+        removed = {f"longer than {longest} tokens": 0, "equal": 0}
+        prompts = [row.prompt for row in found]
+        chosen = encode(policy.tokenizer, prompts, [row.chosen for row in found])
+        rejected = encode(policy.tokenizer, prompts, [row.rejected for row in found])
+        before = len(kept)
+        for pair, *both in zip(found, chosen, rejected, strict=True):
+            if max(len(row.tokens) for row in both) > longest:
+                removed[f"longer than {longest} tokens"] += 1
+            elif both[0] == both[1]:
+                removed["equal"] += 1
+            else:
+                kept.append(pair)
+                rows += both
+        require_rows(kept[before:], what=f"{run.name}: {name}.jsonl", removed=removed)
+        run.note(**{f"pairs_{name}": len(kept) - before, f"dropped_{name}": sum(removed.values())})
+        counts.append(len(kept) - before)
+    return Pairs(kept, rows, counts[0])
+
+
+def likelihoods(config: Config, run: StageRun, policy: LanguageModel, pairs: Pairs) -> Likelihoods | None:
+    """How likely the SFT model found the completions of the training pairs; one pass before training."""
+    if config.features == "none":
+        return None
+    return likelihood_of_rows(policy.model, pairs.train_rows, bfloat16=run.precision == "bfloat16")
+
+
+def standardise(model: RewardModel, pairs: Pairs, known: Likelihoods | None) -> None:
+    """Give the likelihood head the mean and scale of what it will see."""
+    if model.likelihood is not None and known is not None:
+        starts = [row.start for row in pairs.train_rows]
+        model.likelihood.fit([features[start:] for features, start in zip(known, starts, strict=True)])
+
+
+def plan(config: Config, run: StageRun, pairs: Pairs) -> trl_adapter.Batches:
+    """Batches of pairs of like length for all epochs."""
+    sizes = [[len(row.tokens) for row in pairs.rows[2 * n : 2 * n + 2]] for n in range(pairs.num_train)]
+    longest = [max(size) for size in sizes]
+    epochs = [
+        batches_by_length(longest, config.batch_size, seed=run.key("order"), epoch=epoch)
+        for epoch in range(config.epochs)
+    ]
+    return trl_adapter.batches(
+        epochs,
+        [sum(size) for size in sizes],
+        micro_batch_size=config.micro_batch_size,
+        processes=trl_adapter.num_processes(),
+    )
+
+
+class Classifier(nn.Module):
+    """A reward model as TRL's trainer sees it: a sequence classifier of one label, raw scores as logits."""
+
+    def __init__(self, model: RewardModel) -> None:
+        super().__init__()
+        self.model = model
+        # A copy: the trainer writes its own values into it.
+        self.config = copy.deepcopy(model.backbone.config)
+        self.config.num_labels = 1
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch time"],
+        attention_mask: Bool[Tensor, "batch time"],
+        completion: Bool[Tensor, "batch time"],
+        features: Float[Tensor, "batch time 3"] | None = None,
+        use_cache: bool = False,
+    ) -> SequenceClassifierOutput:
+        """Score rows; `logits` is (batch, 1)."""
+        scores = self.model.raw(input_ids, attention_mask, completion, features)
+        return SequenceClassifierOutput(logits=scores[:, None])
+
+    def add_model_tags(self, tags: Any) -> None:
+        """Nothing: TRL tags what it trains for the hub."""
+
+
+class Collator:
+    """Makes a batch of pairs: all chosen completions, then all rejected ones, as TRL's trainer expects."""
+
+    def __init__(self, pairs: Pairs, known: Likelihoods | None) -> None:
+        self.pairs, self.known = pairs, known
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Collate the pairs named by `pair`."""
+        numbers = [example["pair"] for example in examples]
+        places = [2 * n for n in numbers] + [2 * n + 1 for n in numbers]
+        return self.of_rows(places)
+
+    def of_rows(self, places: Sequence[int]) -> dict[str, Tensor]:
+        """Collate rows."""
+        padded = pad([self.pairs.rows[place] for place in places])
+        batch = {"input_ids": padded.tokens, "attention_mask": padded.mask, "completion": padded.completion}
+        if self.known is not None:
+            batch["features"] = nn.utils.rnn.pad_sequence([self.known[p] for p in places], batch_first=True)
+        return batch
+
+
+def train(
+    config: Config,
+    run: StageRun,
+    plan: trl_adapter.Batches,
+    model: RewardModel,
+    pairs: Pairs,
+    known: Likelihoods | None,
+    tokenizer: Any,
+) -> None:
+    """Train by TRL's RewardTrainer from the newest checkpoint; changes the model."""
+    from datasets import Dataset
+    from trl import RewardConfig, RewardTrainer
+
+    columns = {
+        "pair": list(range(pairs.num_train)),
+        "chosen_ids": [row.tokens for row in pairs.train_rows[::2]],
+        "rejected_ids": [row.tokens for row in pairs.train_rows[1::2]],
+    }
+    classifier = Classifier(model)
+    trl_adapter.train(
+        RewardTrainer,
+        run,
+        plan,
+        checkpoint_every=config.checkpoint_every,
+        model=classifier,
+        args=RewardConfig(
+            **trl_adapter.arguments(run, plan, max_grad_norm=config.max_grad_norm, max_length=None)
+        ),
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=tokenizer,
+        data_collator=Collator(pairs, known),
+        optimizers=optimizer_and_schedule(config, model, plan.num_steps),
+    )
+    model.eval()
+
+
+def optimizer_and_schedule(config: Config, model: RewardModel, num_steps: int) -> tuple[Any, Any]:
+    """AdamW with a higher rate for the heads, which start from nothing, than for the SFT weights.
+
+    At one rate for both, one epoch leaves either the heads untrained or the backbone overfitted.
+    """
+    backbone = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
+    heads = [p for name, p in model.named_parameters() if not name.startswith(("backbone.", "reference."))]
+    groups = [
+        {"params": [p for p in backbone if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in backbone if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": heads, "lr": config.head_learning_rate, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS)
+    return optimizer, trl_adapter.schedule_of(config, optimizer, num_steps)
+
+
+def normalise(config: Config, run: StageRun, model: RewardModel, policy: LanguageModel, pairs: Pairs) -> None:
+    """Sample completions of the SFT model and make their scores' mean 0 and variance 1."""
+    by_prompt = {prompt_hash(row): row.prompt for row in pairs.pairs[: pairs.num_train]}
+    names = sorted(by_prompt)
+    chosen = [
+        names[place] for place in order(run.key("normalise"), 0, len(names))[: config.normalise_prompts]
+    ]
+    prompts = [by_prompt[name] for name in chosen]
+    drawn = policy.generate(
+        prompts,
+        keys=[run.key("normalise", name) for name in chosen],
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+    )
+    ended = [completion.ended for completion in drawn]
+    rows = encode(policy.tokenizer, prompts, [completion.text for completion in drawn], ended)
+    kept = [row for row, has_ended in zip(rows, ended, strict=True) if has_ended] or rows
+    attach(model, policy)
+    model.normalise(score_rows(model, kept, raw=True, bfloat16=run.precision == "bfloat16"))
+    run.note(normalised_on=len(kept), offset=model.offset, scale=model.scale)
+
+
+def attach(model: RewardModel, policy: LanguageModel) -> None:
+    """Give a trained model its reference, which it needs to score text it has not seen."""
+    if model.features == "likelihood":
+        model.reference = policy.model
+
+
+def score_held_out(run: StageRun, model: RewardModel, pairs: Pairs) -> Float[Tensor, "pairs 2"]:
+    """Normalised scores of the held-out pairs: of the chosen and of the rejected completion."""
+    scores = score_rows(model, pairs.held_out_rows, bfloat16=run.precision == "bfloat16")
+    return scores.view(-1, 2)
+
+
+def shuffled_control(
+    config: Config, run: StageRun, policy: LanguageModel, pairs: Pairs, known: Likelihoods | None
+) -> Float[Tensor, "pairs 2"] | None:
+    """Scores of the held-out pairs by a model trained on pairs whose order a coin decided: a null, near 1/2.
+
+    It learns from `control_pairs` pairs alone: enough to show a leak, and cheap.
+    """
+    num = min(config.control_pairs, pairs.num_train)
+    if num == 0:
+        return None
+    model = new_model(config, run, "control")
+    standardise(model, pairs, known)
+    optimizer, schedule = optimizer_and_schedule(config, model, -(-num // config.batch_size))
+    collate, device = Collator(pairs, known), run.device.type
+    picked = order(run.key("control"), 0, pairs.num_train)[:num].tolist()
+    for start in range(0, num, config.batch_size):
+        numbers = picked[start : start + config.batch_size]
+        flips = [key(run.key("flip"), n) & 1 for n in numbers]
+        first = [2 * n + flip for n, flip in zip(numbers, flips, strict=True)]
+        batch = collate.of_rows(first + [place ^ 1 for place in first])
+        batch = {name: tensor.to(run.device) for name, tensor in batch.items()}
+        with torch.autocast(device, torch.bfloat16, enabled=run.precision == "bfloat16"):
+            scores = Classifier(model)(**batch).logits.squeeze(-1)
+        bradley_terry_loss(*scores.chunk(2)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        run.check_stop()
+    attach(model, policy)
+    return score_held_out(run, model, pairs)

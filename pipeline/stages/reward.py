@@ -1,0 +1,87 @@
+"""Reward model: learns from preference pairs which completions people, or gold, like better.
+
+Starts from the SFT weights with a scalar head and is trained by TRL's RewardTrainer on the Bradley-Terry loss,
+one epoch by default: more overfits (Ouyang et al. 2022, appendix C.2). By default it also sees how likely the SFT
+model found each token of the completion. Its normalisation, by which the SFT model's completions score 0 on
+average with variance 1, is stored with it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from data.settings import Settings
+from pipeline.recipe import Input
+
+if TYPE_CHECKING:
+    from pipeline.run import StageRun
+
+INPUTS = {"preferences": Input("preferences"), "policy": Input("sft")}
+
+
+class Config(Settings):
+    """Settings of the reward model."""
+
+    features: Annotated[
+        Literal["likelihood", "none"],
+        Field(description="What it sees beside the text: the SFT model's likelihoods, or nothing"),
+    ] = "likelihood"
+    epochs: Annotated[int, Field(gt=0, le=100, description="Passes over the training pairs")] = 1
+    batch_size: Annotated[int, Field(gt=0, description="Pairs in one step, over all processes")] = 32
+    micro_batch_size: Annotated[
+        int, Field(gt=0, description="Pairs in one forward and backward pass of one process")
+    ] = 32
+    max_length: Annotated[
+        int | None, Field(gt=1, description="Longest prompt with completion, tokens; null: the context")
+    ] = None
+    learning_rate: Annotated[float, Field(gt=0, le=1, description="Of the backbone, at its highest")] = 1e-4
+    head_learning_rate: Annotated[
+        float, Field(gt=0, le=1, description="Of the heads, at its highest: they start from nothing")
+    ] = 1e-3
+    warmup_share: Annotated[float, Field(ge=0, lt=1, description="Share of the steps in which it rises")] = (
+        0.05
+    )
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"], Field(description="How it falls to 0 after the warm-up")
+    ] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0, lt=1, description="Decoupled, of the matrices")] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0, description="Gradients are clipped to this norm")] = 1.0
+    normalise_prompts: Annotated[
+        int, Field(ge=2, description="Prompts whose SFT completions set the scores' mean and variance")
+    ] = 256
+    temperature: Annotated[float, Field(gt=0, le=10, description="Of those completions")] = 0.7
+    max_new_tokens: Annotated[int, Field(gt=0, description="Longest of those completions, tokens")] = 64
+    control_pairs: Annotated[
+        int, Field(ge=0, description="Training pairs of the shuffled-label control; 0 turns it off")
+    ] = 512
+    checkpoint_every: Annotated[int, Field(gt=0, description="Steps from checkpoint to checkpoint")] = 50
+
+
+def run(config: Config, run: StageRun) -> None:
+    """Train and measure; the result is `model/` (see `reward.model`) and records.jsonl of the held-out pairs."""
+    from pipeline import reward_training as training
+    from pipeline.reward_report import report
+
+    # 1. The SFT model, the pairs as tokens, and how likely it found each completion.
+    policy = training.load_policy(run)
+    pairs = training.read_pairs(config, run, policy)
+    model = training.new_model(config, run)
+    known = training.likelihoods(config, run, policy, pairs)
+    training.standardise(model, pairs, known)
+
+    # 2. Bradley-Terry over the training pairs, from the newest checkpoint.
+    plan = training.plan(config, run, pairs)
+    run.note(num_steps=plan.num_steps)
+    training.train(config, run, plan, model, pairs, known, policy.tokenizer)
+
+    # 3. Normalise by the SFT model's own completions, and store that with the model.
+    training.normalise(config, run, model, policy, pairs)
+    with run.publish("model") as folder:
+        model.save(folder, policy.tokenizer)
+
+    # 4. Held-out accuracy, beside what shuffled labels and length alone give.
+    held_out = training.score_held_out(run, model, pairs)
+    control = training.shuffled_control(config, run, policy, pairs, known)
+    report(run, pairs.held_out, pairs.held_out_rows, held_out, control)

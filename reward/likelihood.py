@@ -1,0 +1,127 @@
+"""How likely the SFT model found a completion, token by token, and a small network that reads it.
+
+At each token of the completion: the log-probability of the token, that of the most likely token, and the entropy,
+in nats, under a frozen copy of the SFT model. A small model looks a fact up only where it says it, so that is
+where being right, guessing and abstaining differ; a reward model that sees the text alone learns that abstaining
+is good, not when. A few learned queries look for the tokens that matter, and a small network reads what they
+find, beside statistics of the whole completion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+TOKEN_FEATURES = ("logprob", "top_logprob", "entropy")
+STATISTICS = (
+    "sum_logprob",
+    "mean_logprob",
+    "min_logprob",
+    "log_length",
+    "min_top_logprob",
+    "max_entropy",
+    "mean_entropy",
+    "first_logprob",
+)
+LEAST_LOGPROB = -12.0  # nats; below, a token is just as impossible
+NUM_QUERIES = 4
+HIDDEN = 32
+
+
+def token_features(
+    logits: Float[Tensor, "*batch vocabulary"], tokens: Int[Tensor, "*batch"]
+) -> Float[Tensor, "*batch 3"]:
+    """Measure how likely tokens were: their log-probability, the highest one, the entropy; all in nats.
+
+    `logits[..., :]` are those that predict `tokens[...]`. Log-probabilities are bounded below.
+    """
+    logprobs = logits.float().log_softmax(dim=-1)
+    taken = logprobs.gather(-1, tokens[..., None]).squeeze(-1)
+    entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
+    return torch.stack([taken, logprobs.amax(dim=-1), entropy], dim=-1).clamp(min=LEAST_LOGPROB)
+
+
+@torch.no_grad()
+def likelihood(
+    reference: Any, tokens: Int[Tensor, "batch time"], completion: Bool[Tensor, "batch time"]
+) -> Float[Tensor, "batch time 3"]:
+    """Token features of the completions under a causal language model; 0 outside. The first token has none."""
+    reference.eval()
+    wanted = completion[:, 1:]
+    hidden = reference.base_model(input_ids=tokens, use_cache=False)[0][:, :-1][wanted]
+    found = token_features(reference.get_output_embeddings()(hidden), tokens[:, 1:][wanted])
+    features = found.new_zeros(*tokens.shape, len(TOKEN_FEATURES))
+    features[:, 1:][wanted] = found
+    return features
+
+
+def statistics(
+    features: Float[Tensor, "batch time 3"], completion: Bool[Tensor, "batch time"]
+) -> Float[Tensor, "batch statistics"]:
+    """Statistics of the token features over each completion, in the order of `STATISTICS`."""
+    count = completion.sum(dim=1).clamp(min=1).to(features.dtype)
+    masked = features * completion[..., None]
+    logprob, top, entropy = masked.unbind(dim=-1)
+    first = completion.long().argmax(dim=1, keepdim=True)
+    columns = [
+        logprob.sum(dim=1),
+        logprob.sum(dim=1) / count,
+        logprob.amin(dim=1),  # outside is 0, the highest there is
+        count.log(),
+        top.amin(dim=1),
+        entropy.amax(dim=1),
+        entropy.sum(dim=1) / count,
+        logprob.gather(1, first).squeeze(1),
+    ]
+    return torch.stack(columns, dim=-1)
+
+
+class LikelihoodHead(nn.Module):
+    """Reads token features where learned queries point, and their statistics, into one number."""
+
+    token_mean: Tensor
+    token_scale: Tensor
+    statistic_mean: Tensor
+    statistic_scale: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        num = len(TOKEN_FEATURES)
+        self.query = nn.Linear(width + num, NUM_QUERIES)
+        self.read = nn.Sequential(
+            nn.Linear(NUM_QUERIES * num + len(STATISTICS), HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1)
+        )
+        # Standardise by what the training pairs hold; set by `fit`, saved with the weights.
+        self.register_buffer("token_mean", torch.zeros(num))
+        self.register_buffer("token_scale", torch.ones(num))
+        self.register_buffer("statistic_mean", torch.zeros(len(STATISTICS)))
+        self.register_buffer("statistic_scale", torch.ones(len(STATISTICS)))
+
+    @torch.no_grad()
+    def fit(self, completions: Sequence[Float[Tensor, "time 3"]]) -> None:
+        """Take mean and scale of the token features and of their statistics from completions without padding."""
+        padded = nn.utils.rnn.pad_sequence(list(completions), batch_first=True)
+        lengths = torch.tensor([len(features) for features in completions])
+        counted = torch.arange(padded.shape[1])[None] < lengths[:, None]
+        for name, values in (("token", padded[counted]), ("statistic", statistics(padded, counted))):
+            getattr(self, f"{name}_mean").copy_(values.mean(dim=0))
+            getattr(self, f"{name}_scale").copy_(values.std(dim=0).clamp(min=1e-3))
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "batch time width"],
+        features: Float[Tensor, "batch time 3"],
+        completion: Bool[Tensor, "batch time"],
+    ) -> Float[Tensor, " batch"]:
+        """One number for each completion."""
+        at_tokens = (features - self.token_mean) / self.token_scale
+        at_rows = (statistics(features, completion) - self.statistic_mean) / self.statistic_scale
+        weights = self.query(torch.cat([hidden, at_tokens], dim=-1))
+        weights = weights.masked_fill(~completion[..., None], float("-inf")).softmax(dim=1)
+        found = torch.einsum("btq,btf->bqf", weights, at_tokens).flatten(1)
+        score: Tensor = self.read(torch.cat([found, at_rows], dim=-1))
+        return score.squeeze(-1)
