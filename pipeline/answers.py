@@ -177,6 +177,11 @@ def fitting_items(context: Context) -> list[Item]:
         if longest is not None:
             room = longest - context.config.max_new_tokens
             items = [item for item in items if len(loaded.encode(prompt_of(item, plain=model.plain))) <= room]
+        if context.items and not items:
+            raise InputError(
+                f"no question leaves room for max_new_tokens {context.config.max_new_tokens} in the context of "
+                f"{stage}, {longest} tokens; lower evaluate.max_new_tokens"
+            )
     return items
 
 
