@@ -45,15 +45,13 @@ class Report(NamedTuple):
     json: str
 
 
-def build_report(run_dirs: Sequence[Path], *, without: str | None = None) -> Report:
+def build_report(run_dirs: Sequence[Path]) -> Report:
     """Build the report of one run (with all its seeds), or one that compares several runs.
-
-    `without` names the stage that is writing the report, which reads all others.
 
     Raises:
         InputError: a folder is no run, or nothing in it is finished.
     """
-    found = [(path, read_chains(path, without=without)) for path in run_dirs]
+    found = [(path, read_chains(path)) for path in run_dirs]
     comparing = len(found) > 1
     if comparing:
         names = _distinct([path.resolve().name for path, _ in found])

@@ -196,7 +196,7 @@ def _curve(stage: StageData, name: str) -> np.ndarray:
 def _running_mean(points: np.ndarray, window: int = 9) -> np.ndarray:
     """Means over neighbours in the order of KL."""
     ordered = points[np.argsort(points[:, 0], kind="stable")]
-    width = min(window, len(ordered))
+    width = max(1, min(window, len(ordered) // 3))
     kernel = np.ones(width) / width
     return np.stack([np.convolve(ordered[:, side], kernel, mode="valid") for side in (0, 1)], axis=1)
 

@@ -91,8 +91,8 @@ class RunData:
         return {(figure.name, figure.stage): figure for figure in self.evaluation.figures}
 
 
-def read_chains(run_dir: Path, *, without: str | None = None) -> list[RunData]:
-    """Read a run: one chain, or one for each seed that has begun; `without` leaves out the stage that reports.
+def read_chains(run_dir: Path) -> list[RunData]:
+    """Read a run: one chain, or one for each seed that has begun.
 
     Raises:
         InputError: the folder is no run, or nothing in it is finished.
@@ -101,24 +101,20 @@ def read_chains(run_dir: Path, *, without: str | None = None) -> list[RunData]:
     if record is None:
         raise InputError(f"{run_dir} is no run (it has no {RUN_JSON}); name the folder of a run")
     if not record.get("seeds"):
-        return [read_chain(run_dir, record.get("recipe", run_dir.name), without=without)]
+        return [read_chain(run_dir, record.get("recipe", run_dir.name))]
     folders = [(seed, seed_dir(run_dir, seed)) for seed in record["seeds"]]
-    chains = [
-        read_chain(folder, f"seed {seed}", without=without)
-        for seed, folder in folders
-        if (folder / RUN_JSON).is_file()
-    ]
+    chains = [read_chain(folder, f"seed {seed}") for seed, folder in folders if (folder / RUN_JSON).is_file()]
     if not chains:
         raise InputError(f"{run_dir} has no finished seed yet; run it first")
     return chains
 
 
-def read_chain(folder: Path, label: str, *, without: str | None = None) -> RunData:
-    """Read one chain of stages."""
-    names = [name for name in finished_stages(folder) if name != without]
-    if not names:
+def read_chain(folder: Path, label: str) -> RunData:
+    """Read one chain of stages, without the one that writes the report: it says the same whoever writes it."""
+    stages = [_stage(stage_dir(folder, name), name) for name in finished_stages(folder)]
+    stages = [stage for stage in stages if stage.kind != "report"]
+    if not stages:
         raise InputError(f"{folder} has no finished stage; run it first")
-    stages = [_stage(stage_dir(folder, name), name) for name in names]
     return RunData(
         label,
         read_json(folder / RUN_JSON) or {},

@@ -89,7 +89,9 @@ def _print_figures(chain: RunData, console: Console) -> None:
             table.add_row(verdicts.words(row["name"]), *cells)
     console.print(table)
     for step in verdicts.stage_verdicts(chain):
-        console.print(f"{step.word}: {step.sentence}", markup=False, highlight=False)
+        console.print(f"{step.after} against {step.before}: {step.word}", markup=False, highlight=False)
+        for sentence in step.sentences():
+            console.print(f"  {sentence}", markup=False, highlight=False)
 
 
 def _print_prompts(chain: RunData, console: Console) -> None:

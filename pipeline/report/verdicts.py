@@ -56,14 +56,12 @@ class StageVerdict:
         ]
         return [(word, rows) for word, rows in found if rows]
 
-    @property
-    def sentence(self) -> str:
-        """The verdict in one sentence."""
-        parts = [
-            f"{'no evidence of a change' if word == NO_EVIDENCE else word} in {_listed(rows)}"
+    def sentences(self) -> list[str]:
+        """The verdict in words, a line for each group."""
+        return [
+            f"{'no evidence of a change' if word == NO_EVIDENCE else word}: {_listed(rows)}"
             for word, rows in self.groups()
-        ]
-        return f"{self.after} against {self.before}: {'; '.join(parts) or 'nothing was compared'}."
+        ] or ["nothing was compared"]
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ def _word(family: list[Comparison]) -> str:
 
 def _listed(rows: Sequence[Comparison]) -> str:
     return ", ".join(
-        f"{words(row.name)} ({row.value:+.3g}, {row.low:+.3g} to {row.high:+.3g})" for row in rows
+        f"{words(row.name)} ({row.value:+.3f}, {row.low:+.3f} to {row.high:+.3f})" for row in rows
     )
 
 

@@ -40,7 +40,7 @@ def run(config: Config, run: StageRun) -> None:
     """Build the report; the run's folder gets a copy of both files."""
     from pipeline.report.build import HTML, JSON, build_report
 
-    report = build_report([run.run_dir], without=run.name)
+    report = build_report([run.run_dir])
     for name, text in ((HTML, report.html), (JSON, report.json)):
         with run.publish(name) as path:
             path.write_text(text, encoding="utf-8")

@@ -108,7 +108,7 @@ def test_the_words_follow_the_comparisons(chain):
     step = steps["sft", "ppo"]
     groups = {word: [row.name for row in rows] for word, rows in step.groups()}
     assert "facts/never/hallucinated" in groups["improved"]
-    assert "ppo against sft: improved in" in step.sentence
+    assert any(text.startswith("improved: ") for text in step.sentences())
     gold = next(row for row in step.comparisons if row.name == "gold/mean")
     assert step.word == gold.verdict
 
@@ -163,9 +163,7 @@ def test_rebuilding_needs_the_folder_alone(artificial_run, tmp_path, no_pictures
     (folder / "report.html").unlink()
     paths = rebuild([folder])
     assert [path.name for path in paths] == ["report.html", "report.json"]
-    before = json.loads((artificial_run / "report.json").read_text())
-    after = json.loads((folder / "report.json").read_text())
-    assert after["figures"] == before["figures"]
+    assert (folder / "report.json").read_bytes() == (artificial_run / "report.json").read_bytes()
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
@@ -242,5 +240,5 @@ def test_numbers_are_fixed_and_gaps_are_dashes():
 
 
 def test_a_chain_reads_without_the_stage_that_writes(artificial_run):
-    names = [stage.name for stage in read_chain(artificial_run, "x", without="report").stages]
+    names = [stage.name for stage in read_chain(artificial_run, "x").stages]
     assert names == ["corpus", "pretrain", "sft", "preferences", "reward", "ppo", "evaluate"]
