@@ -115,11 +115,12 @@ class RewardModel(nn.Module):
         """Write backbone, reference, heads with their normalisation, and what they belong to, to a folder."""
         from safetensors.torch import save_file
 
-        self.backbone.save_pretrained(folder / "backbone")
-        if self.features == "likelihood":
-            assert self.reference is not None
-            self.reference.save_pretrained(folder / "reference")
-        tokenizer.save_pretrained(folder)
+        assert self.features == "none" or self.reference is not None, "the reference is saved with the model"
+        with _quiet():
+            self.backbone.save_pretrained(folder / "backbone")
+            if self.features == "likelihood":
+                self.reference.save_pretrained(folder / "reference")
+            tokenizer.save_pretrained(folder)
         small = {
             name: tensor.detach().to("cpu", torch.float32).contiguous()
             for name, tensor in self.state_dict().items()

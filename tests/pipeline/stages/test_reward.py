@@ -1,0 +1,218 @@
+"""The reward model learns a separable toy, stays at one half on shuffled labels, resumes to the same bytes."""
+
+import hashlib
+import json
+import random
+import signal
+
+import pytest
+import torch
+
+from data.errors import InputError
+from data.rows import Item, PreferenceRow, user, write_jsonl
+from pipeline import reward_report, reward_training
+from pipeline.errors import Interrupted
+from pipeline.metrics import read_metrics
+from pipeline.run import StageRun
+from pipeline.stages import reward as stage
+from reward.functions import load_function
+from reward.model import RewardModel
+
+GOOD = ["kind", "nice", "good", "warm"]
+BAD = ["rude", "cold", "evil", "sour"]
+
+
+def toy_pairs(num, seed, *, shuffled=False, start=0):
+    """The good word is chosen; with `shuffled` a coin decides, and gold is unknown."""
+    rng = random.Random(seed)
+    rows = []
+    for n in range(start, start + num):
+        both = [f"That is {rng.choice(GOOD)}.", f"That is {rng.choice(BAD)}."]
+        gold = [None, None] if shuffled else [1.0, -1.0]
+        if shuffled and rng.random() < 0.5:
+            both = both[::-1]
+        prompt = user(f"What is {rng.choice(['tea', 'snow', 'a song'])}?")
+        kind = f"good_over_bad/{'even' if n % 2 == 0 else 'odd'}"
+        rows.append(PreferenceRow(f"p{n}", prompt, *both, f"c{n // 3}", kind, None, *gold))
+    return rows
+
+
+@pytest.fixture
+def make_run(small_world, tmp_path):
+    """A factory of reward stages over toy pairs."""
+
+    def make(where="run", train=None, test=None, **options):
+        pairs = tmp_path / "pairs"
+        if not pairs.exists():
+            pairs.mkdir()
+            write_jsonl(pairs / "train.jsonl", train or toy_pairs(160, 1))
+            write_jsonl(pairs / "test.jsonl", test or toy_pairs(90, 2, start=1000))
+        inputs = {"preferences": pairs, "policy": small_world / "stages" / "sft"}
+        return StageRun("reward", tmp_path / where, seed=5, inputs=inputs, **options)
+
+    return make
+
+
+def settings(**changes):
+    given = {
+        "batch_size": 16,
+        "micro_batch_size": 16,
+        "epochs": 3,
+        "learning_rate": 3e-3,
+        "head_learning_rate": 1e-2,
+        "normalise_prompts": 8,
+        "max_new_tokens": 8,
+        "control_pairs": 0,
+        "checkpoint_every": 4,
+    }
+    return stage.Config(**(given | changes))
+
+
+def digests(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.mark.parametrize("features", ["likelihood", "none"])
+def test_a_separable_toy_is_learned(make_run, features):
+    run = make_run()
+    stage.run(settings(features=features), run)
+    assert run.notes["accuracy_without_noise"]["value"] > 0.95
+    assert run.notes["accuracy_by_kind"].keys() == {"good_over_bad/even", "good_over_bad/odd"}
+    assert {gate["name"]: gate["passed"] for gate in run.gate_records} == {"reward_accuracy": True}
+    metrics = read_metrics(run.dir / "metrics.jsonl")
+    assert len(metrics) == run.notes["num_steps"] == 30
+    assert {"loss", "accuracy", "score", "score_gap", "grad_norm", "tokens"} <= metrics[0].keys()
+    records = [json.loads(line) for line in (run.dir / "records.jsonl").read_text().splitlines()]
+    assert len(records) == 90
+    assert sum(record["score"] for record in records) / 90 == run.notes["accuracy_without_noise"]["value"]
+    function = load_function("learned", stage=run.dir)
+    items = [Item("a", user("What is tea?"))] * 2
+    good, bad = function(items, ["That is kind.", "That is evil."], [True, True]).tolist()
+    assert good > bad
+
+
+def test_shuffled_labels_teach_nothing(make_run):
+    run = make_run(train=toy_pairs(160, 1, shuffled=True), test=toy_pairs(90, 2, shuffled=True, start=1000))
+    stage.run(settings(epochs=1), run)
+    # One half of 90 labels, within three standard errors.
+    assert run.notes["accuracy_on_labels"]["value"] == pytest.approx(0.5, abs=0.16)
+    assert {gate["name"]: gate["passed"] for gate in run.gate_records} == {"reward_accuracy": False}
+
+
+def test_the_control_stands_beside_the_accuracy(make_run):
+    run = make_run()
+    stage.run(settings(control_pairs=96), run)
+    assert 0 <= run.notes["shuffled_labels_accuracy"] <= 1
+    assert "by shuffled labels" in run.gate_records[0]["message"]
+    assert 0 <= run.notes["longer_accuracy"] <= 1
+
+
+def test_completions_of_the_policy_score_zero_on_average_with_variance_one(make_run):
+    run = make_run()
+    config = settings(epochs=1, normalise_prompts=3)
+    policy = reward_training.load_policy(run)
+    pairs = reward_training.read_pairs(config, run, policy)
+    model = reward_training.new_model(config, run)
+    known = reward_training.likelihoods(config, run, policy, pairs)
+    reward_training.standardise(model, pairs, known)
+    scored = []
+    original = reward_training.score_rows
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            reward_training,
+            "score_rows",
+            lambda m, rows, **options: scored.append(rows) or original(m, rows, **options),
+        )
+        reward_training.normalise(config, run, model, policy, pairs)
+    scores = original(model, scored[0])
+    assert scores.mean().item() == pytest.approx(0, abs=1e-5)
+    assert scores.std().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(make_run):
+    whole = make_run("whole")
+    stage.run(settings(), whole)
+
+    class Stop:
+        signum = None
+
+        def check(self):
+            if self.signum:
+                raise Interrupted(self.signum)
+
+    class Polled(StageRun):
+        polls = 0
+
+        def stop_requested(self):
+            self.polls += 1
+            if self.polls == 7:
+                self._stop.signum = signal.SIGINT
+            return self._stop.signum is not None
+
+    with pytest.raises(Interrupted):
+        stage.run(
+            settings(),
+            Polled("reward", whole.run_dir.parent / "again", seed=5, inputs=whole.inputs, stop=Stop()),
+        )
+    resumed = make_run("again")
+    assert resumed.checkpoints.latest().step == 7
+    stage.run(settings(), resumed)
+    assert digests(resumed.dir / "model") == digests(whole.dir / "model")
+    assert (resumed.dir / "records.jsonl").read_bytes() == (whole.dir / "records.jsonl").read_bytes()
+    assert resumed.notes == whole.notes
+
+
+def test_the_model_folder_names_no_path_and_holds_no_pickle(make_run):
+    run = make_run()
+    stage.run(settings(epochs=1), run)
+    names = set(digests(run.dir / "model"))
+    assert {"reward.json", "heads.safetensors", "backbone/config.json", "reference/config.json"} <= names
+    for path in (run.dir / "model").rglob("*"):
+        if path.is_file():
+            assert str(run.run_dir).encode() not in path.read_bytes()
+            assert path.suffix not in (".bin", ".pt", ".pth")
+    # The backbone is a plain headless transformer, from which a critic can start.
+    from transformers import AutoModel
+
+    model = RewardModel.load(run.dir / "model")
+    plain = AutoModel.from_pretrained(run.dir / "model" / "backbone").state_dict()
+    assert all(torch.equal(plain[name], weight) for name, weight in model.backbone.state_dict().items())
+
+
+def test_the_backbone_starts_from_the_policy_and_the_reference_stays_it(make_run):
+    run = make_run()
+    policy = reward_training.load_policy(run)
+    model = reward_training.new_model(settings(), run)
+    for name, weight in policy.model.model.state_dict().items():
+        assert torch.equal(weight, model.backbone.state_dict()[name])
+    stage.run(settings(epochs=1), run)
+    trained = RewardModel.load(run.dir / "model")
+    assert torch.equal(trained.reference.lm_head.weight, policy.model.lm_head.weight)
+    assert not torch.equal(trained.backbone.norm.weight, policy.model.model.norm.weight)
+
+
+def test_pairs_that_are_too_long_or_equal_are_dropped_and_counted(make_run):
+    rows = [*toy_pairs(20, 3), PreferenceRow("same", user("?"), "yes", "yes")]
+    run = make_run(train=rows)
+    policy = reward_training.load_policy(run)
+    pairs = reward_training.read_pairs(settings(), run, policy)
+    assert pairs.num_train == 20
+    assert run.notes["dropped_train"] == 1
+    with pytest.raises(InputError, match=r"no row is left \(longer than 3 tokens: 21"):
+        reward_training.read_pairs(settings(max_length=3), run, policy)
+
+
+def test_figures_of_the_report_by_hand():
+    pairs = toy_pairs(4, 0)
+    flipped = PreferenceRow("f", user("?"), "bad", "good", "c", "k", None, -1.0, 1.0)
+    unknown = PreferenceRow("u", user("?"), "a", "b")
+    hits = torch.tensor([1.0, 0.0, 1.0, 0.5, 0.0, 1.0])
+    true = reward_report.true_order([*pairs, flipped, unknown], hits)
+    assert true[:5].tolist() == [1.0, 0.0, 1.0, 0.5, 1.0]
+    assert bool(true[5].isnan())
+    thirds = reward_report.by_thirds(hits, torch.tensor([6.0, 5.0, 4.0, 3.0, 2.0, 1.0]))
+    assert [third["accuracy"] for third in thirds] == [0.5, 0.75, 0.5]
+    assert [third["mean"] for third in thirds] == [1.5, 3.5, 5.5]
+    assert reward_report.correlation(hits, 2 * hits + 1) == pytest.approx(1)
+    assert reward_report.correlation(hits, torch.ones(6)) is None
