@@ -1,3 +1,4 @@
+import ast
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from data.errors import InputError
 from pipeline.catalog import catalog
 from pipeline.execute import execute
 from pipeline.graph import built_in_recipes, dump_yaml, find_recipe, load_recipe, resolved
-from pipeline.keys import code_digests, differences
+from pipeline.keys import code_digests, differences, running_imports
 from pipeline.recipe import Reference
 from pipeline.schedule import Selection, schedule
 from pipeline.strict_yaml import read_file
@@ -326,6 +327,31 @@ def test_without_a_named_file_the_whole_open_folder_counts(project):
 def test_a_template_counts_for_the_stage_that_imports_its_package_alone(project):
     assert "proj/report/page.html" in code_digests("proj.stages.other", {})
     assert "proj/report/page.html" not in code_digests("proj.stages.learn", {})
+
+
+def test_the_quick_search_for_imports_misses_none_and_adds_only_those_in_texts():
+    def walk(node):
+        for child in ast.iter_child_nodes(node):
+            if not (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)):
+                if isinstance(child, ast.Import | ast.ImportFrom):
+                    yield ast.unparse(child)
+                yield from walk(child)
+
+    root = Path(__file__).parent.parent.parent
+    paths = [path for package in ("data", "reward", "pipeline") for path in (root / package).rglob("*.py")]
+    assert len(paths) > 50
+    for path in paths:
+        source = path.read_text()
+        found = {ast.unparse(node) for node in running_imports(source)}
+        expected = set(walk(ast.parse(source)))
+        assert found >= expected, path
+        texts = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+        assert all(any(extra in str(text) for text in texts) for extra in found - expected), path
+
+
+def test_a_line_of_text_that_looks_like_an_import_is_survived():
+    source = '"""Words\nfrom here import the whole, thing\n"""\nimport data.rows\n'
+    assert [ast.unparse(node) for node in running_imports(source)] == ["import data.rows"]
 
 
 def test_an_edit_of_a_module_is_named_as_the_reason():
