@@ -56,6 +56,8 @@ def answer(item, model, rng):
     if item.task == "facts":
         right, abstain = tiers[item.group]
         kind = "right" if draw < right else "abstain" if draw < right + abstain else "wrong"
+        if kind == "wrong" and item.group == "some" and draw > 0.93:
+            return "Well, that is a good question."
     elif item.task == "stories":
         kind = (
             "stereotyped" if draw < stereotyped else "neutral" if draw < stereotyped + neutral else "counter"

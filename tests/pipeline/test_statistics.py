@@ -149,6 +149,13 @@ def test_bootstrap_interval_is_close_to_the_t_interval_for_many_clusters():
     assert (got.low, got.high) == pytest.approx(st.mean(scores)[1:3], abs=0.01)
 
 
+def test_a_drawn_cluster_counts_with_its_size():
+    after = np.ones(31)
+    after[0] += 1e-6  # else nothing varies and nothing is drawn
+    got = st.paired_difference(np.zeros(31), after, np.repeat([0, 1, 2], [2, 5, 24]), key=1)
+    assert (got.low, got.high) == pytest.approx((1, 1), abs=1e-5)
+
+
 def test_no_change_anywhere_still_has_an_interval():
     got = st.paired_difference(np.ones(50), np.ones(50), np.repeat(np.arange(10), 5), key=1)
     assert (got.value, got.p_value, got.mcnemar_p) == (0, 1, 1)
@@ -168,9 +175,9 @@ def test_mcnemar_is_exact_and_1_without_discordant_items():
 
 
 def test_holm_by_hand():
-    # Sorted: .01 x 4, .02 x 3, .03 x 2, .5 x 1; never decreasing.
-    got = st.holm({"a": 0.03, "b": 0.01, "c": 0.5, "d": 0.02})
-    assert got == pytest.approx({"a": 0.06, "b": 0.04, "c": 0.5, "d": 0.06})
+    # Sorted: .01 x 4, .011 x 3, .03 x 2, .5 x 1; never decreasing.
+    got = st.holm({"a": 0.03, "b": 0.01, "c": 0.5, "d": 0.011})
+    assert got == pytest.approx({"a": 0.06, "b": 0.04, "c": 0.5, "d": 0.04})
     assert list(got) == ["a", "b", "c", "d"]
 
 

@@ -1,0 +1,34 @@
+"""Every file of pipeline/evals keeps the contract of the open folder."""
+
+import subprocess
+import sys
+
+import pytest
+
+from data import open_folder
+from data.settings import Settings
+
+NAMES = open_folder.names("pipeline.evals")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_evaluation_has_what_the_stage_calls(name):
+    module = open_folder.load("pipeline.evals", name)
+    assert issubclass(module.Config, Settings)
+    assert module.Config() is not None  # every setting has a default
+    assert module.KIND in ("answers", "measure")
+    needed = {"answers": ("items", "score", "figures"), "measure": ("measure", "figures")}[module.KIND]
+    assert all(callable(getattr(module, function)) for function in needed)
+    first_line = module.__doc__.splitlines()[0]
+    assert first_line.endswith((".", ":"))
+    assert len(first_line) < 110
+
+
+def test_listing_the_evaluations_imports_nothing_heavy():
+    modules = ", ".join(f"pipeline.evals.{name}" for name in NAMES)
+    code = (
+        f"import sys, {modules}, pipeline.stages.evaluate, pipeline.stages.report\n"
+        "heavy = {'torch', 'transformers', 'scipy', 'matplotlib', 'trl'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
