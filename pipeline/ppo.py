@@ -1,4 +1,4 @@
-"""The parts of PPO for language models: learner, experience, update, control, checkpoint.
+"""The steps of PPO for language models: experience, update, control, and the gate before it.
 
 `pipeline/stages/ppo.py` is the algorithm that calls them. The maths is in `pipeline/rl.py`.
 """
@@ -7,63 +7,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.chat import decode, encode_prompts
-from data.collate import pack, pad_right
-from data.errors import InputError
+from data.chat import decode
+from data.collate import pad_right
 from data.randomness import torch_generator
-from data.rows import Item, TextRow, read_jsonl
+from data.rows import Item
 from data.sampler import indices
 from pipeline import rl, rollout
-from pipeline.actor_critic import ActorCritic, Evaluated, token_logprobs
-from pipeline.checkpoint import load_state, save_state
+from pipeline.actor_critic import Evaluated, token_logprobs
+from pipeline.checkpoint import save_state
 from pipeline.errors import TrainingFault
-from pipeline.language_model import LanguageModel
-
-if TYPE_CHECKING:
-    from pipeline.run import StageRun
-    from pipeline.stages.ppo import Config
+from pipeline.ppo_learner import Learner
 
 # |ratio - 1| on the first minibatch of a batch: the batch's shape changes the order of sums. In bf16 the
 # logits themselves are rounded to 8 bits, so the bound holds for the largest that occur (about 16).
 MAX_FIRST_RATIO = {"float32": 1e-5, "bfloat16": 0.15}
-PRETRAIN_LENGTH = 128  # tokens in a packed row of pretraining text
-ADAM_BETAS = (0.9, 0.999)
-ROLL_BACK_RATE, ROLL_BACK_KL = 0.5, 2.0  # learning rate and kl_coef are multiplied by these
-
-Score = Callable[[Sequence[Item], Sequence[str], Sequence[bool]], Tensor]
-
-
-@dataclass
-class Learner:
-    """Everything that one PPO run holds; `kl_coef`, `rate_scale` and `rolled_back` change as it goes."""
-
-    config: Config
-    run: StageRun
-    tokenizer: Any
-    model: ActorCritic
-    sampler: Any
-    reference: Any
-    optimizer: torch.optim.Optimizer
-    rewards: dict[str, Score]
-    gold: Score | None
-    items: list[Item]
-    prompts: list[list[int]]
-    pretrain_rows: Int[Tensor, "rows time"] | None
-    end_ids: list[int]
-    pad_id: int
-    kl_coef: float
-    rate_scale: float = 1.0
-    rolled_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,62 +44,6 @@ class Experience:
     advantages: Float[Tensor, "batch time"]
     returns: Float[Tensor, "batch time"]
     measured: dict[str, float] = field(default_factory=dict)
-
-
-def make_learner(config: Config, run: StageRun) -> Learner:
-    """Load the models and prompts of a run that starts."""
-    policy = LanguageModel.load(run.inputs["policy"])
-    reference = LanguageModel.load(run.inputs["policy"]).model.requires_grad_(False)
-    policy.model.config.use_cache = False
-    turn_dropout_off(policy.model)
-    model = ActorCritic(policy.model, _value_model(config, run))
-    items = read_jsonl(run.inputs["corpus"] / "items.rl.jsonl", Item)
-    prompts = encode_prompts(policy.tokenizer, [item.prompt for item in items])
-    context = policy.model.config.max_position_embeddings
-    fitting = [row for row, prompt in enumerate(prompts) if len(prompt) + config.max_new_tokens <= context]
-    if not fitting:
-        raise InputError(
-            f"ppo: no prompt leaves room for max_new_tokens {config.max_new_tokens} in the model's context of "
-            f"{context} tokens; lower max_new_tokens or use shorter prompts"
-        )
-    run.note(prompts=len(fitting), prompts_too_long=len(prompts) - len(fitting))
-    sampler = policy.model
-    if run.precision == "bfloat16":
-        sampler = LanguageModel.load(run.inputs["policy"], dtype=torch.bfloat16).model
-    return Learner(
-        config=config,
-        run=run,
-        tokenizer=policy.tokenizer,
-        model=model,
-        sampler=sampler,
-        reference=reference,
-        optimizer=make_optimizer(config, model),
-        rewards={name: _reward_function(name, run) for name in config.rewards},
-        gold=_reward_function("gold", run) if any(item.truth for item in items) else None,
-        items=[items[row] for row in fitting],
-        prompts=[prompts[row] for row in fitting],
-        pretrain_rows=_pretrain_rows(config, run, policy.tokenizer),
-        end_ids=policy.end_ids,
-        pad_id=policy.pad_id,
-        kl_coef=config.kl_coef,
-    )
-
-
-def make_optimizer(config: Config, model: ActorCritic) -> torch.optim.Optimizer:
-    """Adam over policy and critic; its rate is set anew for each batch."""
-    return torch.optim.Adam(
-        model.parameters(), lr=config.learning_rate, eps=config.adam_eps, betas=ADAM_BETAS
-    )
-
-
-def turn_dropout_off(model: torch.nn.Module) -> None:
-    """Set every dropout rate to 0, so that log-probabilities do not depend on the pass."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        for name in ("attention_dropout", "attn_dropout", "dropout"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
 
 
 def experience(learner: Learner, step: int) -> Experience:
@@ -317,55 +228,6 @@ def best_of_n_gate(learner: Learner) -> None:
     )
 
 
-def save(learner: Learner, step: int) -> None:
-    """Write a checkpoint of all that training changes."""
-    state = {
-        "model": learner.model.state_dict(),
-        "optimizer": learner.optimizer.state_dict(),
-        "step": step,
-        "kl_coef": learner.kl_coef,
-        "rate_scale": learner.rate_scale,
-        "rolled_back": learner.rolled_back,
-    }
-    learner.run.checkpoints.save(step, lambda folder: save_state(folder, state))
-
-
-def resume(learner: Learner) -> int:
-    """Load the newest complete checkpoint; returns the steps already done."""
-    found = learner.run.checkpoints.latest()
-    if found is None:
-        learner.run.cut_metrics(0)
-        return 0
-    state = load_state(found.path)
-    learner.model.load_state_dict(state["model"])
-    learner.optimizer.load_state_dict(state["optimizer"])
-    learner.kl_coef, learner.rate_scale = state["kl_coef"], state["rate_scale"]
-    learner.rolled_back = state["rolled_back"]
-    learner.run.cut_metrics(state["step"])
-    return int(state["step"])
-
-
-def roll_back(learner: Learner) -> int:
-    """Return to the newest checkpoint (or the start) with a smaller step and a larger penalty, once."""
-    fresh = make_learner(learner.config, learner.run)
-    learner.model, learner.optimizer, learner.sampler = fresh.model, fresh.optimizer, fresh.sampler
-    step = resume(learner)
-    learner.rate_scale *= ROLL_BACK_RATE
-    learner.kl_coef *= ROLL_BACK_KL
-    learner.rolled_back = True
-    learner.run.note(rolled_back_to_step=step, rolled_back_kl_coef=learner.kl_coef)
-    save(learner, step)
-    return step
-
-
-def publish(learner: Learner) -> None:
-    """Write the policy as a Hugging Face folder `model/`."""
-    learner.model.policy.config.use_cache = True
-    with learner.run.publish("model") as folder:
-        learner.model.policy.save_pretrained(folder)
-        learner.tokenizer.save_pretrained(folder)
-
-
 def join(
     prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], pad_id: int
 ) -> tuple[Int[Tensor, "batch time"], Bool[Tensor, "batch time"]]:
@@ -419,41 +281,6 @@ def _pretrain_loss(learner: Learner, purpose: tuple[int | str, ...]) -> Tensor:
     with _autocast(learner):
         logits = learner.model.policy(input_ids=chosen, use_cache=False).logits
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), chosen[:, 1:].flatten())
-
-
-def _pretrain_rows(config: Config, run: StageRun, tokenizer: Any) -> Tensor | None:
-    """Packed rows of pretraining text, or None where none is mixed in."""
-    from data.chat import encode_documents
-
-    if config.pretrain_coef == 0:
-        return None
-    texts = [row.text for row in read_jsonl(run.inputs["corpus"] / "text.train.jsonl", TextRow)]
-    return pack(encode_documents(tokenizer, texts), PRETRAIN_LENGTH)
-
-
-def _value_model(config: Config, run: StageRun) -> Any:
-    """A critic of its own: the reward model's trunk where there is one, else the policy's."""
-    from transformers import AutoModel
-
-    from pipeline.language_model import model_folder
-
-    if config.value_model == "head":
-        return None
-    reward = run.inputs.get("reward")
-    trunk = (
-        reward / "model" / "backbone"
-        if reward and "learned" in config.rewards
-        else model_folder(run.inputs["policy"])
-    )
-    model = AutoModel.from_pretrained(trunk, use_safetensors=True, dtype=torch.float32)
-    turn_dropout_off(model)
-    return model
-
-
-def _reward_function(name: str, run: StageRun) -> Score:
-    from reward.functions import load_function
-
-    return load_function(name, stage=run.inputs.get("reward"), precision=run.precision)
 
 
 def _gold(

@@ -131,12 +131,12 @@ def files(config: Config, data_root: Path | None) -> list[Path]:
 
 def run(config: Config, run: StageRun) -> None:
     """Train the policy against the reward; the result is `model/`, a chat model."""
-    from pipeline import ppo
+    from pipeline import ppo, ppo_learner
     from pipeline.errors import TrainingFault
 
     # 1. Models, rewards, prompts; the state of a run that stopped.
-    learner = ppo.make_learner(config, run)
-    step = ppo.resume(learner)
+    learner = ppo_learner.make_learner(config, run)
+    step = ppo_learner.resume(learner)
 
     # 2. Can the reward help at all? The best of n must beat a single sample by gold.
     if step == 0 and config.gate_prompts:
@@ -157,7 +157,7 @@ def run(config: Config, run: StageRun) -> None:
                         f"max_kl {config.max_kl:g}, after one roll-back. Raise kl_coef (now "
                         f"{learner.kl_coef:g}) or lower learning_rate"
                     )
-                step = ppo.roll_back(learner)
+                step = ppo_learner.roll_back(learner)
                 continue
 
             # 5. Several epochs of clipped updates.
@@ -170,7 +170,7 @@ def run(config: Config, run: StageRun) -> None:
             # 6. Save, and leave when asked to or when the KL budget is spent.
             spent = config.kl_control == "budget" and kl > config.kl_target
             if step % config.checkpoint_every == 0 or run.stop_requested() or spent:
-                ppo.save(learner, step)
+                ppo_learner.save(learner, step)
             run.check_stop()
             if spent:
                 run.note(
@@ -179,4 +179,4 @@ def run(config: Config, run: StageRun) -> None:
                 break
 
     # 7. The chat model.
-    ppo.publish(learner)
+    ppo_learner.publish(learner)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data.rows import Item
-from pipeline import ppo
+from pipeline import ppo, ppo_learner
 from pipeline.actor_critic import ActorCritic, token_logprobs
 from pipeline.errors import TrainingFault
 from pipeline.run import StageRun
@@ -42,14 +42,14 @@ def make(tmp_path, tiny_llama, monkeypatch):
         config = Config(**{**SETTINGS, **changed})
         policy = tiny_llama(vocabulary=VOCABULARY, seed=5)
         model = ActorCritic(policy, None if config.value_model == "head" else copy.deepcopy(policy.model))
-        return ppo.Learner(
+        return ppo_learner.Learner(
             config=config,
             run=StageRun("ppo", tmp_path / folder),
             tokenizer=None,
             model=model,
             sampler=policy,
             reference=copy.deepcopy(policy).requires_grad_(False),
-            optimizer=ppo.make_optimizer(config, model),
+            optimizer=ppo_learner.make_optimizer(config, model),
             rewards={"learned": score},
             gold=None,
             items=items,
@@ -112,9 +112,9 @@ def test_resumed_run_has_the_bits_of_the_uninterrupted_one(make):
     train(whole, 6)
     first = make("parts", kl_coef=0.1)
     train(first, 4)
-    ppo.save(first, 4)
+    ppo_learner.save(first, 4)
     second = make("parts", kl_coef=0.1)
-    assert ppo.resume(second) == 4
+    assert ppo_learner.resume(second) == 4
     train(second, 6, start=4)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name
