@@ -8,17 +8,19 @@ taken as they are. Whole clusters (people, dialogues) are held out for testing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
 from data.settings import Settings
-from pipeline.recipe import Input
+from pipeline.recipe import Cost, CostContext, Input
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
 
 INPUTS = {"corpus": Input("corpus"), "policy": Input("sft")}
+
+TOKENS_PER_SAMPLE = 35  # of the closed world's prompts with their answers, for the plan
 
 Weight = Annotated[float, Field(ge=0, le=1)]
 
@@ -62,6 +64,18 @@ class Config(Settings):
                 f"samples_per_prompt {self.samples_per_prompt} without variants makes no pair; use 2 or more"
             )
         return self
+
+
+def cost(config: Config, context: CostContext) -> Cost:
+    """One step is one prompt of the closed world; pairs of people's judgements cost nothing."""
+    corpus: Any = context.configs.get("corpus")
+    policy: Any = context.costs.get("policy")
+    prompts = corpus.scaled(corpus.rl_items) if hasattr(corpus, "rl_items") else 0
+    prompts = min(prompts, config.num_prompts or prompts)
+    tokens = prompts * config.samples_per_prompt * TOKENS_PER_SAMPLE
+    parameters = policy.parameters if policy is not None else 0
+    # A decoding step reads every weight for few rows: about three times its operations' worth of time.
+    return Cost(steps=prompts, tokens=tokens, parameters=parameters, flops=3 * 2.0 * parameters * tokens)
 
 
 def run(config: Config, run: StageRun) -> None:

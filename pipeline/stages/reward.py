@@ -8,17 +8,18 @@ average with variance 1, is stored with it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from data.settings import Settings
-from pipeline.recipe import Input
+from pipeline.recipe import Cost, CostContext, Input
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
 
 INPUTS = {"preferences": Input("preferences"), "policy": Input("sft")}
+TOKENS_PER_ROW = 35  # of the closed world's prompts with their completions, for the plan
 
 
 class Config(Settings):
@@ -57,6 +58,26 @@ class Config(Settings):
         int, Field(ge=0, description="Training pairs of the shuffled-label control; 0 turns it off")
     ] = 512
     checkpoint_every: Annotated[int, Field(gt=0, description="Steps from checkpoint to checkpoint")] = 50
+
+
+def cost(config: Config, context: CostContext) -> Cost:
+    """Tokens of the closed world's pairs; of other pairs they are not known before."""
+    preferences: Any = context.configs.get("preferences")
+    policy: Any = context.costs.get("policy")
+    prompts = context.costs["preferences"].steps if "preferences" in context.costs else 0
+    pairs = round(prompts * preferences.pairs_per_prompt * (1 - preferences.test_share)) if preferences else 0
+    trained = config.epochs * pairs + min(config.control_pairs, pairs)
+    tokens = 2 * TOKENS_PER_ROW * trained
+    parameters = policy.parameters if policy is not None else 0
+    return Cost(
+        steps=config.epochs * pairs // config.batch_size,
+        tokens=tokens,
+        parameters=parameters,
+        memory_bytes=20 * parameters,  # weights, gradients, two moments, and the reference
+        disk_bytes=4 * parameters * (2 + 2 * 3),
+        flops=(6.0 + 2.0) * parameters * tokens,
+        note="" if pairs else "the number of pairs is known when the preferences are there",
+    )
 
 
 def run(config: Config, run: StageRun) -> None:

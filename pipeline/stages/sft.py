@@ -7,17 +7,18 @@ low-rank adapters (Hu et al. 2021), by TRL's SFTTrainer.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from data.settings import Settings
-from pipeline.recipe import Input
+from pipeline.recipe import Cost, CostContext, Input
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
 
 INPUTS = {"corpus": Input("corpus"), "policy": Input("pretrain")}
+TOKENS_PER_CHAT = 34  # of the closed world's conversations, for the plan
 
 
 class Config(Settings):
@@ -79,6 +80,24 @@ class Config(Settings):
                 f"{sorted(given)[0]} has no effect with trainable: {self.trainable}; use trainable: lora"
             )
         return self
+
+
+def cost(config: Config, context: CostContext) -> Cost:
+    """Steps and tokens of the closed world's conversations; of other corpora they are not known before."""
+    corpus: Any = context.configs.get("corpus")
+    policy: Any = context.costs.get("policy")
+    chats = corpus.scaled(corpus.demonstrations) if hasattr(corpus, "demonstrations") else 0
+    tokens = round(config.epochs * chats * TOKENS_PER_CHAT / (1 - config.pretrain_share))
+    parameters = policy.parameters if policy is not None else 0
+    return Cost(
+        steps=round(tokens / (config.batch_size * TOKENS_PER_CHAT)),
+        tokens=tokens,
+        parameters=parameters,
+        memory_bytes=16 * parameters,
+        disk_bytes=4 * parameters * (1 + 2 * 3),  # the model, and two checkpoints with the optimizer's state
+        flops=6.0 * parameters * tokens,
+        note="" if chats else "the number of conversations is known when the corpus is there",
+    )
 
 
 def run(config: Config, run: StageRun) -> None:
