@@ -78,7 +78,8 @@ def test_samples_are_candidates_when_they_end(finished):
     lines = [json.loads(line) for line in (finished.dir / "candidates.jsonl").read_text().splitlines()]
     sampled = [line for line in lines if line["kind"] == "on_policy"]
     assert len(sampled) == finished.notes["samples"] > 0
-    assert finished.notes["samples"] + finished.notes["samples_without_end"] == 120
+    # An untrained model rarely ends; what is cut off is no candidate.
+    assert finished.notes["samples_without_end"] == 120 - finished.notes["samples"] > 60
     assert all(set(line) == {"id", "kind", "completion", "gold", "outcome"} for line in lines)
 
 

@@ -281,11 +281,11 @@ def _train(config, folder, inputs):
 
 def test_the_end_of_training_is_a_checkpoint_of_its_own(world):
     run = stage_run(world, "finished")
-    stage.run(settings(gate_prompts=0), run)
+    stage.run(settings(gate_prompts=0, checkpoint_every=5), run)
     first = digests(run.dir / "model")
     again = stage_run(world, "finished")
     assert again.checkpoints.latest().step == 32
-    stage.run(settings(gate_prompts=0), again)
+    stage.run(settings(gate_prompts=0, checkpoint_every=5), again)
     assert digests(again.dir / "model") == first
 
 
