@@ -105,6 +105,8 @@ def _model_config(config: Config, *, vocab_size: int, **ids: int | None) -> Any:
         "intermediate_size": config.inner_size,
         "ffn_dim": config.feed_forward or 4 * config.width,
         "n_inner": config.feed_forward,
+        # Keeps a unit input at unit size; the usual .02 is that of widths of some thousands.
+        "initializer_range": config.width**-0.5,
     }
     sizes = {size: value for size, value in sizes.items() if hasattr(blank, size)}
     # One or two passes over the text do not overfit, and dropout would draw from a global random state.

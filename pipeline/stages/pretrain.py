@@ -63,9 +63,12 @@ class Config(Settings):
     optimizer: Annotated[
         Literal["muon", "adamw"], Field(description="Muon on the matrices and AdamW on the rest, or AdamW")
     ] = "muon"
-    learning_rate: Annotated[float, Field(gt=0, le=1, description="At its highest, of AdamW and of Muon")] = (
-        4e-3
-    )
+    learning_rate: Annotated[
+        float,
+        Field(
+            gt=0, le=1, description="At its highest, of AdamW and of Muon; AdamW alone wants about a third"
+        ),
+    ] = 1e-2
     weight_decay: Annotated[float, Field(ge=0, lt=1, description="Decoupled, of the matrices")] = 0.1
     schedule: Annotated[
         Literal["constant", "linear", "cosine", "warmup_stable_decay"],

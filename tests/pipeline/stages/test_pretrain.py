@@ -28,7 +28,6 @@ LEARNS = {
     "epochs": 30,
     "width": 32,
     "layers": 2,
-    "architecture_settings": {"initializer_range": 0.1},
 }
 
 
@@ -223,6 +222,23 @@ def test_other_architectures_learn_by_the_same_settings(corpus, architecture, mo
     assert all(getattr(model.config, name) == value for name, value in more.items())
     lines = read_metrics(run.dir / "metrics.jsonl")
     assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
+
+
+def test_weights_are_drawn_from_the_seed_alone(corpus):
+    tokenizer = AutoTokenizer.from_pretrained(corpus / "stages" / "tokenizer" / "model")
+
+    def weights(seed):
+        return pretraining.make_model(settings(), tokenizer, seed=seed).model.layers[0].mlp.up_proj.weight
+
+    first = weights(7)
+    state = torch.random.get_rng_state()
+    torch.rand(3)
+    assert torch.equal(weights(7), first)
+    torch.random.set_rng_state(state)
+    assert not torch.equal(weights(8), first)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    # Of the size that keeps a unit input at unit size.
+    assert first.std().item() == pytest.approx(1 / 4, rel=0.2)
 
 
 def test_lean_and_plain_losses_agree(corpus, tiny_llama):
