@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from data.rows import Item, PreferenceRow
@@ -18,9 +19,9 @@ from data.world.tasks import TASKS, how_to, small_talk
 RIGHT_SHARE: Mapping[str, float] = {"often": 1.0, "some": 0.9, "rarely": 0.4, "never": 0.2}
 # Pairs whose gold differs by less than this say nothing.
 LEAST_GAP = 0.05
-# Weights of drawing a pair. Contrasts of content come first: left to chance, most pairs would set a right answer
-# against a malformed one, which teaches little.
-CONTENT_WEIGHT, MANNER_WEIGHT, MALFORMED_WEIGHT = 4.0, 1.5, 1.0
+# Weights of drawing a contrast: of each contrast of content, of all that differ in manner, in both, and of all
+# with a malformed answer. Left to chance, most pairs would set a right answer against a malformed one.
+CONTENT_WEIGHT, MANNER_WEIGHT, MIXED_WEIGHT, MALFORMED_WEIGHT = 4.0, 3.0, 1.0, 1.5
 MANNERS = frozenset({"wordy", "rude", "repeated"})
 
 
@@ -140,15 +141,27 @@ def _draw(
     rng: random.Random,
     num: int,
 ) -> list[tuple[str, str]]:
-    """Draw without replacement, by weight: keys u^(1/w) (Efraimidis and Spirakis 2006)."""
+    """Draw without replacement, by weight: keys u^(1/w) (Efraimidis and Spirakis 2006).
 
-    def weight(pair: tuple[str, str]) -> float:
-        better, worse = judged[pair[0]], judged[pair[1]]
-        if "malformed" in (better.outcome, worse.outcome):
-            return MALFORMED_WEIGHT
-        if better.outcome == worse.outcome and _gender(better) == _gender(worse):
-            return MANNER_WEIGHT
-        # The manner of a variant is measured beside its own content, seldom beside another.
-        return CONTENT_WEIGHT if MANNERS.isdisjoint(texts[text] for text in pair) else MANNER_WEIGHT / 3
+    Pairs of one contrast share its weight: a policy gives many wrong answers to a prompt and the annotator one
+    right and one that abstains, so pair by pair, right over abstain would hardly ever be drawn, and a reward
+    model would learn that abstaining is good.
+    """
+    shown = {
+        pair: _weight(judged[pair[0]], judged[pair[1]], {texts[text] for text in pair}) for pair in contrasts
+    }
+    sizes = Counter(shown.values())
+    keys = {pair: rng.random() ** (sizes[shown[pair]] / shown[pair][1]) for pair in contrasts}
+    return sorted(contrasts, key=lambda pair: keys[pair], reverse=True)[:num]
 
-    return sorted(contrasts, key=lambda pair: rng.random() ** (1 / weight(pair)), reverse=True)[:num]
+
+def _weight(better: Judgement, worse: Judgement, kinds: set[str]) -> tuple[str, float]:
+    """The contrast that a pair shows, by which pairs share a weight, and that weight."""
+    if "malformed" in (better.outcome, worse.outcome):
+        return "malformed", MALFORMED_WEIGHT
+    if better.outcome == worse.outcome and _gender(better) == _gender(worse):
+        return "manner", MANNER_WEIGHT
+    # The manner of a variant is measured beside its own content, seldom beside another.
+    if not MANNERS.isdisjoint(kinds):
+        return "mixed", MIXED_WEIGHT
+    return contrast(better, worse, ("", "")), CONTENT_WEIGHT
