@@ -63,6 +63,7 @@ def make_optimizer(
     *,
     learning_rate: float,
     weight_decay: float,
+    embedding_rate: float = 1.0,
     precision: str = "float32",
 ) -> torch.optim.Optimizer:
     """Make the optimizer of a model; only matrices decay, embeddings and vectors never do.
@@ -72,6 +73,7 @@ def make_optimizer(
         kind: "muon" is `MuonAdamW`, "adamw" is AdamW on everything.
         learning_rate: at the peak of the schedule, for both parts.
         weight_decay: decoupled, of matrices; each step takes `learning_rate * weight_decay` of a weight away.
+        embedding_rate: multiple of the learning rate that AdamW's part takes beside Muon.
         precision: number format of Muon's iteration, "float32" or "bfloat16".
     """
     split = split_parameters(model)
@@ -87,7 +89,7 @@ def make_optimizer(
             adjust_lr_fn="match_rms_adamw",
             dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32,
         ),
-        torch.optim.AdamW([undecayed], lr=learning_rate, betas=BETAS, fused=_fusible(model)),
+        torch.optim.AdamW([undecayed], lr=embedding_rate * learning_rate, betas=BETAS, fused=_fusible(model)),
     )
 
 

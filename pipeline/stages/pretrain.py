@@ -69,6 +69,10 @@ class Config(Settings):
             gt=0, le=1, description="At its highest, of AdamW and of Muon; AdamW alone wants about a third"
         ),
     ] = 1e-2
+    embedding_rate: Annotated[
+        float,
+        Field(gt=0, le=100, description="Beside Muon: learning rate of embeddings and norms, as a multiple"),
+    ] = 3.0
     weight_decay: Annotated[float, Field(ge=0, lt=1, description="Decoupled, of the matrices")] = 0.1
     schedule: Annotated[
         Literal["constant", "linear", "cosine", "warmup_stable_decay"],
@@ -112,7 +116,13 @@ class Config(Settings):
             raise ValueError(
                 f"warmup_share {self.warmup_share:g} + decay_share {self.decay_share:g} is more than all steps"
             )
-        if "decay_share" in self.model_fields_set and self.schedule != "warmup_stable_decay":
+        # A resolved recipe writes every default out: only another value was meant to have an effect.
+        changed = {
+            name for name, info in type(self).model_fields.items() if getattr(self, name) != info.default
+        }
+        if "embedding_rate" in changed and self.optimizer != "muon":
+            raise ValueError(f"embedding_rate has no effect with optimizer: {self.optimizer}")
+        if "decay_share" in changed and self.schedule != "warmup_stable_decay":
             raise ValueError(f"decay_share has no effect with schedule: {self.schedule}")
         return self
 
@@ -207,6 +217,7 @@ def run(config: Config, run: StageRun) -> None:
             config.optimizer,
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
+            embedding_rate=config.embedding_rate,
             precision=run.precision,
         ),
         run,

@@ -95,6 +95,13 @@ def test_the_matrices_move_as_far_in_float32_as_in_bfloat16(tiny_llama):
     assert 0 < difference < 0.05 * moved["float32"].norm()
 
 
+def test_embeddings_and_norms_take_their_multiple_of_the_rate_through_the_schedule(tiny_llama):
+    options = {"learning_rate": 0.01, "weight_decay": 0.0, "embedding_rate": 3.0}
+    optimizer = make_optimizer(tiny_llama(), "muon", **options)
+    set_rate(optimizer.param_groups, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.005, 0.015])
+
+
 @pytest.mark.parametrize("shape", [(3, 5, 7), (2, 11, 5), (1, 7, 7)])
 def test_orthogonalising_keeps_singular_vectors_and_evens_out_singular_values(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -287,6 +287,7 @@ def test_the_held_out_stream_is_scored_token_by_token(tiny_llama):
         ({"batch_tokens": 8}, "batch_tokens 8 is less than one row of context 16"),
         ({"schedule": "warmup_stable_decay", "warmup_share": 0.5, "decay_share": 0.6}, "more than all steps"),
         ({"decay_share": 0.1}, "decay_share has no effect with schedule: linear"),
+        ({"optimizer": "adamw", "embedding_rate": 2}, "embedding_rate has no effect with optimizer: adamw"),
         ({"learning_rate": float("nan")}, "finite number"),
         ({"epochs": 0}, "greater than 0"),
     ],
@@ -294,6 +295,12 @@ def test_the_held_out_stream_is_scored_token_by_token(tiny_llama):
 def test_settings_that_cannot_work_are_refused_with_the_rule(changes, message):
     with pytest.raises(ValueError, match=message):
         settings(**changes)
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw"}, {"schedule": "cosine"}])
+def test_settings_with_all_defaults_written_out_are_the_same_settings(changes):
+    config = settings(**changes)
+    assert stage.Config(**config.model_dump(mode="json")) == config
 
 
 @pytest.mark.parametrize(
