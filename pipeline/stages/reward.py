@@ -40,7 +40,7 @@ class Config(Settings):
     learning_rate: Annotated[float, Field(gt=0, le=1, description="Of the backbone, at its highest")] = 1e-4
     head_learning_rate: Annotated[
         float, Field(gt=0, le=1, description="Of the heads, at its highest: they start from nothing")
-    ] = 1e-3
+    ] = 3e-3
     warmup_share: Annotated[float, Field(ge=0, lt=1, description="Share of the steps in which it rises")] = (
         0.05
     )
