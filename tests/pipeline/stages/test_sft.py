@@ -362,3 +362,11 @@ def test_held_out_rows_are_kept_as_samples(world):
     assert len(lines) == 4
     assert '"completion"' in lines[0]
     assert len(read_jsonl(Path(run.inputs["corpus"]) / "chat.valid.jsonl", ChatRow)) == 8
+
+
+def test_resolved_settings_load_again():
+    from pipeline.stages.sft import Config
+
+    assert Config(**Config().model_dump()) == Config()
+    with pytest.raises(ValueError, match="lora_rank has no effect"):
+        Config(lora_rank=7)
