@@ -184,6 +184,6 @@ class LanguageModel:
 def model_folder(source: str | Path) -> str:
     """The folder (or hub id) that holds the weights of `source`, which may be a stage directory."""
     folder = Path(source)
-    if (folder / "model" / "config.json").is_file():
+    if any((folder / "model" / name).is_file() for name in ("config.json", "adapter_config.json")):
         return str(folder / "model")
     return str(source)

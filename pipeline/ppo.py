@@ -127,31 +127,27 @@ def _minibatch(
     total = batch.mask[rows].sum()
     lengths = batch.mask[rows].long().argmax(dim=1) + batch.mask[rows].sum(dim=1)
     rows = rows[lengths.argsort(stable=True)]
-    sums: dict[str, float] = {}
+    parts: list[tuple[float, dict[str, float]]] = []
     learner.model.train()
     learner.optimizer.zero_grad(set_to_none=True)
     for chunk in rows.split(config.micro_batch_size):
         loss, measured = _losses(learner, batch, chunk)
         share = (batch.mask[chunk].sum() / total).item()
         (loss * share).backward()
-        for name, value in measured.items():
-            weight = value if name == "ratio_deviation" else value * share
-            sums[name] = (
-                max(sums.get(name, 0.0), weight)
-                if name == "ratio_deviation"
-                else sums.get(name, 0.0) + weight
-            )
+        parts.append((share, measured))
+    means = {name: sum(share * measured[name] for share, measured in parts) for name in parts[0][1]}
+    means["ratio_deviation"] = max(measured["ratio_deviation"] for _, measured in parts)
     if learner.pretrain_rows is not None:
         loss = _pretrain_loss(learner, purpose)
         (config.pretrain_coef * loss).backward()
-        sums["pretrain_loss"] = loss.item()
+        means["pretrain_loss"] = loss.item()
     norm = torch.nn.utils.clip_grad_norm_(
         learner.model.parameters(), config.max_grad_norm, foreach=True
     ).item()
-    if not all(math.isfinite(value) for value in (norm, *sums.values())):
-        raise TrainingFault(_diagnose(learner, batch, rows, {**sums, "grad_norm": norm}))
+    if not all(math.isfinite(value) for value in (norm, *means.values())):
+        raise TrainingFault(_diagnose(learner, batch, rows, {**means, "grad_norm": norm}))
     learner.optimizer.step()
-    return {**sums, "grad_norm": norm}
+    return {**means, "grad_norm": norm}
 
 
 def _losses(learner: Learner, batch: Experience, rows: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -159,7 +155,7 @@ def _losses(learner: Learner, batch: Experience, rows: Tensor) -> tuple[Tensor, 
     config = learner.config
     width = int(batch.mask[rows].any(dim=0).nonzero().max()) + 1
     tokens, mask, old_logprobs, old_values, advantages, returns = (
-        array[rows, :width]
+        array[rows, :width].to(learner.device)
         for array in (
             batch.tokens,
             batch.mask,
@@ -248,12 +244,11 @@ def _old_and_reference(learner: Learner, tokens: Tensor, mask: Tensor) -> tuple[
     for rows in lengths.argsort(stable=True).split(config.micro_batch_size):
         width = int(lengths[rows].max())
         with torch.no_grad(), _autocast(learner):
-            now = learner.model(tokens[rows, :width], mask[rows, :width], temperature=config.temperature)
-            reference = token_logprobs(
-                learner.reference, tokens[rows, :width], mask[rows, :width], temperature=config.temperature
-            )
+            inputs = tokens[rows, :width].to(learner.device), mask[rows, :width].to(learner.device)
+            now = learner.model(*inputs, temperature=config.temperature)
+            reference = token_logprobs(learner.reference, *inputs, temperature=config.temperature)
         for array, part in zip(arrays, (*now, reference), strict=True):
-            array[rows, :width] = part.float()
+            array[rows, :width] = part.float().cpu()
     return Evaluated(*arrays[:3]), arrays[3]
 
 
@@ -278,6 +273,7 @@ def _pretrain_loss(learner: Learner, purpose: tuple[int | str, ...]) -> Tensor:
     assert rows is not None
     num = max(1, learner.config.pretrain_tokens // rows.shape[1])
     chosen = rows[torch.randint(len(rows), (num,), generator=torch_generator(learner.run.key(*purpose)))]
+    chosen = chosen.to(learner.device)
     with _autocast(learner):
         logits = learner.model.policy(input_ids=chosen, use_cache=False).logits
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), chosen[:, 1:].flatten())
@@ -329,4 +325,4 @@ def _diagnose(learner: Learner, batch: Experience, rows: Tensor, measured: dict[
 
 
 def _autocast(learner: Learner) -> AbstractContextManager[Any]:
-    return torch.autocast("cpu", torch.bfloat16, enabled=learner.run.precision == "bfloat16")
+    return torch.autocast(learner.device.type, torch.bfloat16, enabled=learner.run.precision == "bfloat16")

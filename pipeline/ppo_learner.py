@@ -17,6 +17,8 @@ from data.rows import Item, TextRow, read_jsonl
 from pipeline.actor_critic import ActorCritic
 from pipeline.checkpoint import load_state, save_state
 from pipeline.language_model import LanguageModel, model_folder
+from reward.functions import load_function
+from reward.model import check_tokenizer
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
@@ -51,14 +53,25 @@ class Learner:
     rate_scale: float = 1.0
     rolled_back: bool = False
 
+    @property
+    def device(self) -> torch.device:
+        """Where policy, critic and reference compute; experience itself is kept on the CPU."""
+        return self.model.policy.device
+
 
 def make_learner(config: Config, run: StageRun) -> Learner:
-    """Load the models and prompts of a run that starts."""
-    policy = LanguageModel.load(run.inputs["policy"])
-    reference = LanguageModel.load(run.inputs["policy"]).model.requires_grad_(False)
+    """Load the models and prompts of a run that starts.
+
+    Raises:
+        InputError: the reward model is of another tokenizer, or no prompt fits the model's context.
+    """
+    policy = LanguageModel.load(run.inputs["policy"], device=run.device)
+    if "learned" in config.rewards and "reward" in run.inputs:
+        check_tokenizer(run.inputs["reward"] / "model", policy.tokenizer)
+    reference = LanguageModel.load(run.inputs["policy"], device=run.device).model.requires_grad_(False)
     policy.model.config.use_cache = False
     turn_dropout_off(policy.model)
-    model = ActorCritic(policy.model, _value_model(config, run))
+    model = ActorCritic(policy.model, _value_model(config, run)).to(run.device)
     items = read_jsonl(run.inputs["corpus"] / "items.rl.jsonl", Item)
     prompts = encode_prompts(policy.tokenizer, [item.prompt for item in items])
     context = policy.model.config.max_position_embeddings
@@ -71,7 +84,7 @@ def make_learner(config: Config, run: StageRun) -> Learner:
     run.note(prompts=len(fitting), prompts_too_long=len(prompts) - len(fitting))
     sampler = policy.model
     if run.precision == "bfloat16":
-        sampler = LanguageModel.load(run.inputs["policy"], dtype=torch.bfloat16).model
+        sampler = LanguageModel.load(run.inputs["policy"], dtype=torch.bfloat16, device=run.device).model
     return Learner(
         config=config,
         run=run,
@@ -183,6 +196,6 @@ def _value_model(config: Config, run: StageRun) -> Any:
 
 
 def _reward_function(name: str, run: StageRun) -> Score:
-    from reward.functions import load_function
-
-    return load_function(name, stage=run.inputs.get("reward"), precision=run.precision)
+    return load_function(
+        name, stage=run.inputs.get("reward"), precision=run.precision, device=str(run.device)
+    )

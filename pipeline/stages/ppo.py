@@ -8,7 +8,6 @@ token and the score on the last one. Gold, where it is known, is measured, and n
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -60,7 +59,7 @@ class Config(Settings):
     )
     # Rollout
     num_episodes: Annotated[int, Field(gt=0, description="Completions sampled in all")] = 8_192
-    batch_size: Annotated[int, Field(gt=0, description="Completions sampled for one step")] = 256
+    batch_size: Annotated[int, Field(gt=1, description="Completions sampled for one step")] = 256
     temperature: Annotated[
         float, Field(gt=0, description="Divides the logits, when sampling and learning")
     ] = 0.7
@@ -124,11 +123,6 @@ class Config(Settings):
         return self.num_episodes // self.batch_size
 
 
-def files(config: Config, data_root: Path | None) -> list[Path]:
-    """PPO reads nothing but its inputs."""
-    return []
-
-
 def run(config: Config, run: StageRun) -> None:
     """Train the policy against the reward; the result is `model/`, a chat model."""
     from pipeline import ppo, ppo_learner
@@ -144,6 +138,7 @@ def run(config: Config, run: StageRun) -> None:
 
     with run.progress("ppo", total=config.num_steps * config.batch_size, unit="episodes") as progress:
         progress.advance(step * config.batch_size)
+        saved = step
         while step < config.num_steps:
             # 3. Sample completions, score them, compute advantages.
             batch = ppo.experience(learner, step)
@@ -157,26 +152,26 @@ def run(config: Config, run: StageRun) -> None:
                         f"max_kl {config.max_kl:g}, after one roll-back. Raise kl_coef (now "
                         f"{learner.kl_coef:g}) or lower learning_rate"
                     )
-                step = ppo_learner.roll_back(learner)
+                saved = step = ppo_learner.roll_back(learner)
                 continue
+            if config.kl_control == "budget" and kl > config.kl_target:
+                run.note(
+                    stopped=f"KL budget of {config.kl_target:g} nats per completion spent at step {step}"
+                )
+                break
 
-            # 5. Several epochs of clipped updates.
+            # 5. Save a policy that has just shown a healthy KL, and leave when asked to.
+            if step != saved and (step % config.checkpoint_every == 0 or run.stop_requested()):
+                ppo_learner.save(learner, step)
+                saved = step
+            run.check_stop()
+
+            # 6. Several epochs of clipped updates.
             updated = ppo.update(learner, step, batch)
             ppo.control_kl(learner, kl)
             step += 1
             run.log(step, **batch.measured, **updated)
             progress.advance(config.batch_size, score=batch.measured["score"], kl=kl)
-
-            # 6. Save, and leave when asked to or when the KL budget is spent.
-            spent = config.kl_control == "budget" and kl > config.kl_target
-            if step % config.checkpoint_every == 0 or run.stop_requested() or spent:
-                ppo_learner.save(learner, step)
-            run.check_stop()
-            if spent:
-                run.note(
-                    stopped=f"KL budget of {config.kl_target:g} nats per completion spent at step {step}"
-                )
-                break
 
     # 7. The chat model.
     ppo_learner.publish(learner)

@@ -10,6 +10,7 @@ from pipeline import ppo, ppo_learner
 from pipeline.actor_critic import ActorCritic, token_logprobs
 from pipeline.errors import TrainingFault
 from pipeline.run import StageRun
+from pipeline.stages import ppo as stage
 from pipeline.stages.ppo import Config
 
 GOOD, STOP, VOCABULARY = 7, 2, 10
@@ -164,3 +165,75 @@ def test_settings_that_do_not_fit_are_refused_with_the_arithmetic():
         Config(num_episodes=64, batch_size=32, num_minibatches=5)
     with pytest.raises(ValueError, match="num_episodes 8 is less than one batch of 32"):
         Config(num_episodes=8, batch_size=32)
+
+
+class Reports:
+    """Stands in for measured KL: what `experience` says at each call."""
+
+    def __init__(self, kls):
+        self.kls, self.real = list(kls), ppo.experience
+
+    def __call__(self, learner, step):
+        batch = self.real(learner, step)
+        batch.measured["kl"] = self.kls.pop(0)
+        return batch
+
+
+@pytest.fixture
+def run_stage(make, monkeypatch):
+    """Runs the stage over toy learners that report the given KLs."""
+
+    def run(kls, **changed):
+        settings = {
+            "num_episodes": 32 * 4,
+            "max_kl": 5.0,
+            "gate_prompts": 0,
+            "checkpoint_every": 1,
+            **changed,
+        }
+        learners = []
+
+        def made(config, given):
+            learners.append(make(**settings))
+            learners[-1].run = given
+            return learners[-1]
+
+        monkeypatch.setattr(ppo_learner, "make_learner", made)
+        monkeypatch.setattr(ppo_learner, "publish", lambda learner: None)
+        monkeypatch.setattr(ppo, "experience", Reports(kls))
+        first = make(**settings)
+        stage.run(first.config, first.run)
+        return learners[0]
+
+    return run
+
+
+def test_governor_rolls_back_to_the_last_healthy_policy_with_a_gentler_step(run_stage):
+    learner = run_stage([0.0, 1.0, 9.0, 1.0, 1.0, 1.0], kl_coef=0.1)
+    assert (
+        learner.run.notes["rolled_back_to_step"] == 1
+    )  # step 2 was never saved: its policy was past the limit
+    assert learner.rolled_back
+    assert (learner.rate_scale, learner.kl_coef) == (0.5, 0.2)
+    lines = (learner.run.dir / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 4  # no step is counted twice
+
+
+def test_governor_stops_after_one_roll_back_with_cause_and_remedy(run_stage):
+    with pytest.raises(TrainingFault, match=r"Raise kl_coef \(now 0.2\) or lower learning_rate"):
+        run_stage([0.0, 9.0, 9.0], kl_coef=0.1)
+
+
+def test_kl_budget_ends_the_run(run_stage):
+    learner = run_stage([0.0, 1.0, 4.0], kl_control="budget", kl_target=3.0)
+    assert "spent at step 2" in learner.run.notes["stopped"]
+
+
+def test_best_of_n_gate_is_red_when_the_reward_opposes_gold(make):
+    learner = make(gate_prompts=3, gate_samples=8)
+    learner.gold = learner.rewards["learned"]
+    ppo.best_of_n_gate(learner)
+    learner.gold = lambda *given: 1 - share_of_good(*given)
+    passed = learner.run.gate_records[0]["passed"]
+    ppo.best_of_n_gate(learner)
+    assert (passed, learner.run.gate_records[0]["passed"]) == (True, False)
