@@ -10,12 +10,12 @@ import torch
 torch.set_num_threads(1)  # for tiny models a second thread costs more than it gives
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_llama():
-    """A factory of small Llama-type models with fixed weights."""
+    """A factory of small Llama-type models with fixed weights; `noise` makes them far from uniform."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    def make(vocabulary=29, width=16, layers=2, seed=0, context=64):
+    def make(vocabulary=29, width=16, layers=2, seed=0, context=64, noise=0.3):
         config = LlamaConfig(
             vocab_size=vocabulary,
             hidden_size=width,
@@ -32,7 +32,7 @@ def tiny_llama():
             torch.manual_seed(seed)
             model = LlamaForCausalLM(config)
             for parameter in model.parameters():
-                parameter.data += 0.3 * torch.randn_like(parameter)
+                parameter.data += noise * torch.randn_like(parameter)
         return model.eval()
 
     return make

@@ -1,15 +1,14 @@
 """A very small closed world with a tokenizer and an untrained chat model, as stage directories."""
 
 import pytest
-import torch
 
 from pipeline.run import StageRun
 
 
 @pytest.fixture(scope="session")
-def small_world(tmp_path_factory):
+def small_world(tmp_path_factory, tiny_llama):
     """The run directory; stages `corpus`, `tokenizer` and `sft`. Read only."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer
 
     from pipeline.stages import corpus, tokenizer
 
@@ -21,21 +20,7 @@ def small_world(tmp_path_factory):
     corpus.run(settings, StageRun("corpus", run_dir))
     inputs = {"corpus": stages / "corpus"}
     tokenizer.run(tokenizer.Config(vocab_size=400), StageRun("tokenizer", run_dir, inputs=inputs))
-    config = LlamaConfig(
-        vocab_size=400,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config)
+    model = tiny_llama(400, context=256, noise=0.0)
     model.save_pretrained(stages / "sft" / "model")
     AutoTokenizer.from_pretrained(stages / "tokenizer" / "model").save_pretrained(stages / "sft" / "model")
     return run_dir

@@ -37,7 +37,7 @@ def conversation(number, answer=None):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, tiny_llama):
     """A corpus, a tokenizer and a model that knows nothing yet; returns the run's folder."""
     folder = tmp_path_factory.mktemp("toy")
     corpus = folder / "stages" / "corpus"
@@ -48,22 +48,7 @@ def world(tmp_path_factory):
     write_jsonl(corpus / "text.train.jsonl", documents)
     tokenizer = wrap(train([" ".join(WORDS) + " ?"] * 9, vocab_size=275))
     base = folder / "stages" / "pretrain" / "model"
-    torch.manual_seed(0)
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=275,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    LlamaForCausalLM(config).save_pretrained(base)
+    tiny_llama(275, noise=0.0).save_pretrained(base)
     tokenizer.save_pretrained(base)
     return folder
 
