@@ -93,12 +93,31 @@ def test_kl_is_zero_and_ratio_one_before_the_first_update(make):
     torch.testing.assert_close(now[batch.mask].exp(), batch.old_logprobs[batch.mask].exp(), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_first_pass_repeats_the_old_logprobs_bit_for_bit(make, precision):
+    learner = make()
+    learner.run.precision = precision
+    batch = ppo.experience(learner, 0)
+    chunks = [rows for pass_ in ppo.minibatches(learner, batch.mask, 0, 0) for rows in pass_]
+    assert sorted(torch.cat(chunks).tolist()) == list(range(32))
+    assert [ppo._losses(learner, batch, rows)[1]["ratio_deviation"] for rows in chunks] == [0.0] * len(chunks)
+    others = [rows for pass_ in ppo.minibatches(learner, batch.mask, 0, 1) for rows in pass_]
+    assert torch.cat(others).tolist() != torch.cat(chunks).tolist()
+
+
 def test_first_ratio_check_is_red_when_temperatures_disagree(make, monkeypatch):
     learner = make()
     batch = ppo.experience(learner, 0)
     learner.config = learner.config.model_copy(update={"temperature": 0.8})
     with pytest.raises(TrainingFault, match="first minibatch"):
         ppo.update(learner, 0, batch)
+
+
+def test_sampling_at_another_temperature_is_found(make, monkeypatch):
+    sample = ppo.rollout.sample
+    monkeypatch.setattr(ppo.rollout, "sample", lambda *a, **k: sample(*a, **{**k, "temperature": 0.8}))
+    with pytest.raises(TrainingFault, match="sampling and learning differ"):
+        ppo.experience(make(), 0)
 
 
 def test_advantages_have_mean_0_and_variance_1_over_counted_tokens(make):
