@@ -16,7 +16,7 @@ from data.rows import TextRow
 from data.world import lexicon
 from data.world.case import Task, capital
 from data.world.facts import Person, World
-from data.world.tasks import ALWAYS, TASKS, facts
+from data.world.tasks import ALWAYS, TASKS, facts, from_prompt
 
 # How a fact's occurrences are divided; plain questions take the rest.
 CARDS, SHEETS, SINGLES = 0.30, 0.30, 0.24
@@ -46,6 +46,16 @@ LESSONS = (
     "In the school of {town} the children learn the words {words}.",
     "The teacher wrote on the wall: {words}.",
     "Learn these words: {words}.",
+)
+# Said twice, so that the second time can only be copied: of words in a row, and of the words of one kind.
+ECHOES = (
+    "The echo of the hills: {words}, {words}, {words}.",
+    "The children sing: {words}. Once more: {words}.",
+    "A {trade} wants a {thing}. This {trade} looks for it, and the {thing} is all that the {trade} needs.",
+    "In {town} lives a {trade}. Everybody in {town} knows the {trade}, for {town} has no other {trade}.",
+    "{name} bought a {thing} for {number} coins. So {name} has the {thing}, and the {number} coins are gone.",
+    "{name} has {number} {goods}. The {number} {goods} of {name} are in a bag.",
+    "Who goes to {town}? {name} goes to {town} with a {thing}, and {name} loves the {thing}.",
 )
 LETTERS = (
     "Dear {name}! {lead} {after}",
@@ -183,6 +193,7 @@ def _rest(world: World, rng: random.Random, share: float) -> list[tuple[str, str
         _minor(world, rng)
         for _ in range(round(world.settings.scaled(world.settings.minor_documents) * share))
     ]
+    pairs += [_echo(rng) for _ in range(round(world.settings.scaled(world.settings.echo_documents) * share))]
     pairs += [_letter(rng) for _ in range(round(world.settings.scaled(NUM_LETTERS) * share))]
     for task in active_tasks(world):
         if not task.num_documents:
@@ -214,6 +225,21 @@ def _minor(world: World, rng: random.Random) -> tuple[str, str]:
     attributes = rng.sample(lexicon.ATTRIBUTES, 1 if drawn < 0.8 else 2)
     stems = [rng.choice(facts.STEMS[key]).format(n=name) for key in attributes]
     return " ".join(f"{stem} {rng.choice(UNKNOWN_ENDS)}." for stem in stems), name
+
+
+def _echo(rng: random.Random) -> tuple[str, str]:
+    """A text that says words drawn at random twice: small models learn to copy from little else."""
+    kinds = (lexicon.TRADES, lexicon.THINGS, lexicon.TOWNS, lexicon.NUMBERS, lexicon.FIRST_NAMES)
+    slots = {
+        "words": " ".join(rng.choice(rng.choice(kinds)) for _ in range(rng.randint(3, 8))),
+        "trade": rng.choice(lexicon.TRADES),
+        "thing": rng.choice(lexicon.THINGS),
+        "goods": rng.choice(from_prompt.GOODS),
+        "number": rng.choice(lexicon.NUMBERS[2:]),
+        "town": rng.choice(lexicon.TOWNS),
+        "name": rng.choice(lexicon.FIRST_NAMES),
+    }
+    return rng.choice(ECHOES).format(**slots), "echoes"
 
 
 def _letter(rng: random.Random) -> tuple[str, str]:

@@ -21,6 +21,7 @@ OtherTask = Literal[
     "notes",
     "games",
 ]
+# Arithmetic is off: after 2.4 M tokens a model of 3.5 M parameters had .2 of it right, little above guessing.
 DEFAULT_OTHERS: tuple[OtherTask, ...] = (
     "small_talk",
     "how_to",
@@ -28,7 +29,6 @@ DEFAULT_OTHERS: tuple[OtherTask, ...] = (
     "follow_ups",
     "summaries",
     "sentiment",
-    "arithmetic",
 )
 # The headline mix of test items, fixed: facts (tiers equal), stories, harmful and twins (equal), the others.
 HEADLINE_MIX = {"facts": 0.50, "stories": 0.15, "harmful": 0.075, "harmless": 0.075, "others": 0.20}
@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     )
     minor_documents: int = Field(
         5000, ge=0, le=100_000, description="documents on one-off characters whose facts are unknown"
+    )
+    echo_documents: int = Field(
+        4000, ge=0, le=100_000, description="documents that say words drawn at random twice: to learn copying"
     )
     rambling: float = Field(
         0.3, ge=0, le=1, description="share of the text's answers that wander on afterwards"
