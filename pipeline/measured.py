@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from data.randomness import key
-from pipeline import statistics
 from pipeline.records import Comparison, Figure, Record
+
+if TYPE_CHECKING:
+    from pipeline.statistics import Interval
 
 LEVEL = 0.05
 IMPROVED, REGRESSED, CHANGED, NO_EVIDENCE = "improved", "regressed", "changed", "no evidence"
@@ -69,8 +69,10 @@ def with_outcome(*outcomes: str) -> Callable[[Record], float]:
     return lambda record: record.score if record.score != record.score else float(record.outcome in outcomes)
 
 
-def interval_of(kind: str, rows: Sequence[Scored]) -> statistics.Interval:
+def interval_of(kind: str, rows: Sequence[Scored]) -> Interval:
     """The estimate of one stage."""
+    from pipeline import statistics
+
     scores, clusters = [row.score for row in rows], [row.cluster for row in rows]
     if kind == "rate":
         return statistics.rate(scores, clusters)
@@ -108,6 +110,10 @@ def figures_of(measured: Measured, *, seed: int, command: str) -> list[Figure]:
 
 def comparison_of(measured: Measured, before: str, after: str, *, seed: int) -> Comparison | None:
     """The paired change of one figure between two stages, or None where they share no items."""
+    import numpy as np
+
+    from pipeline import statistics
+
     if before not in measured.scores or after not in measured.scores:
         return None
     earlier = {row.id: row for row in measured.scores[before]}
@@ -148,8 +154,10 @@ def with_verdicts(comparisons: Sequence[Comparison]) -> list[Comparison]:
     A change is one when its interval excludes 0 and, in the headline family, its corrected p-value is at most
     .05.
     """
+    from pipeline.statistics import holm
+
     family = {str(n): row.holm_p for n, row in enumerate(comparisons) if row.holm_p is not None}
-    adjusted = statistics.holm({name: p for name, p in family.items() if p is not None})
+    adjusted = holm({name: p for name, p in family.items() if p is not None})
     return [
         replace(row, holm_p=adjusted.get(str(n)), verdict=_verdict(row, adjusted.get(str(n))))
         for n, row in enumerate(comparisons)

@@ -23,6 +23,8 @@ HEAVY = {
     "sklearn",
     "accelerate",
     "peft",
+    "numpy",
+    "jaxtyping",
 }
 TRAINERS = {"transformers", "trl", "accelerate", "peft", "datasets"}
 MAX_LINES = 500

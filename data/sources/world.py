@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from data.rows import Collected
-from data.world import dialogues, facts, prose, summary
 from data.world.settings import Settings
 
 KINDS = ("text", "chat", "items", "world")
@@ -22,6 +21,8 @@ def files(config: Config, data_root: Path | None) -> list[Path]:
 
 def read(config: Config, *, seed: int, data_root: Path | None) -> Collected:
     """Generate text, demonstrations, RL prompts, test items, and the world itself as `world.json`."""
+    from data.world import dialogues, facts, prose, summary
+
     world = facts.build(Settings(**config.model_dump()), seed)
     text = prose.documents(world)
     chat = dialogues.demonstrations(world)

@@ -6,7 +6,6 @@ from data.rows import Item
 from data.settings import Settings
 from pipeline.answers import Answer, Context, Records, Score
 from pipeline.measured import Measured, Scored, of_records
-from pipeline.statistics import win_scores
 
 KIND = "answers"
 
@@ -46,6 +45,8 @@ def figures(records: Records, context: Context) -> list[Measured]:
 
 
 def _wins(ours: list[Scored], theirs: list[Scored]) -> list[Scored]:
+    from pipeline.statistics import win_scores
+
     other = {row.id: row.score for row in theirs}
     shared = [row for row in ours if row.id in other]
     wins = win_scores([row.score for row in shared], [other[row.id] for row in shared])

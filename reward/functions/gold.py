@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from data.rows import Item
 from data.settings import Settings
-from data.world import gold
 
-Scores = Callable[[Sequence[Item], Sequence[str], Sequence[bool]], np.ndarray]
+if TYPE_CHECKING:
+    import numpy as np
+
+    from data.rows import Item
+
+    Scores = Callable[[Sequence[Item], Sequence[str], Sequence[bool]], np.ndarray]
 
 
 class Config(Settings):
@@ -20,6 +21,9 @@ class Config(Settings):
 
 def load(config: Config, context: Any) -> Scores:
     """Give the function (items, completions, ended) -> scores (batch,); it needs no context."""
+    import numpy as np
+
+    from data.world import gold
 
     def scores(items: Sequence[Item], completions: Sequence[str], ended: Sequence[bool]) -> np.ndarray:
         judged = [
