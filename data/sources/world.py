@@ -19,6 +19,13 @@ def files(config: Config, data_root: Path | None) -> list[Path]:
     return []
 
 
+def num_tokens(config: Config) -> int:
+    """About how many tokens the training text will have, for a plan."""
+    from data.world import prose
+
+    return prose.num_tokens(config)
+
+
 def read(config: Config, *, seed: int, data_root: Path | None) -> Collected:
     """Generate text, demonstrations, RL prompts, test items, and the world itself as `world.json`."""
     from data.world import dialogues, facts, prose, summary

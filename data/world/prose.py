@@ -16,6 +16,7 @@ from data.rows import TextRow
 from data.world import lexicon
 from data.world.case import Task, capital
 from data.world.facts import Person, World
+from data.world.settings import Settings
 from data.world.tasks import ALWAYS, TASKS, facts, from_prompt
 
 # How a fact's occurrences are divided; plain questions take the rest.
@@ -26,6 +27,8 @@ VALID_SHARE = 0.02
 NUM_LETTERS = 500
 # A word that later stages use stands in the text at least this often at scale 1.
 MIN_OCCURRENCES = 25
+# Tokens of a byte-level BPE of 2,048 for one occurrence of a fact and for a document of the rest (measured).
+TOKENS_PER_FACT, TOKENS_PER_DOCUMENT = 10, 28
 
 LABELS = {"work": "Work", "home": "Home", "animals": "Animals", "food": "Food", "hobby": "Hobby"}
 PHRASES = {
@@ -83,6 +86,16 @@ def documents(world: World) -> dict[str, list[TextRow]]:
             for index, (text, cluster) in enumerate(pairs)
         ]
     return rows
+
+
+def num_tokens(settings: Settings) -> int:
+    """About how many tokens the training text will have, from the settings alone."""
+    exposures = sum(settings.exposure(tier) for tier in lexicon.TIERS)
+    num_facts = settings.people // 4 * len(lexicon.ATTRIBUTES) * exposures
+    counts = [settings.minor_documents, settings.echo_documents, NUM_LETTERS]
+    counts += [TASKS[name].num_documents for name in (*ALWAYS, *settings.other_tasks)]
+    num_others = sum(settings.scaled(count) for count in counts if count)
+    return TOKENS_PER_FACT * num_facts + TOKENS_PER_DOCUMENT * num_others
 
 
 def active_tasks(world: World) -> list[Task]:

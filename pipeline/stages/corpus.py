@@ -31,7 +31,7 @@ from data.rows import (
 )
 from data.settings import Settings
 from pipeline.checkpoint import write_json
-from pipeline.recipe import Input
+from pipeline.recipe import Cost, CostContext, Input
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
@@ -47,6 +47,9 @@ _EVALUATION = (
     ("preferences.test", ("preferences.train",), content_hash),
     ("items.test", ("chat.train", "items.rl", "preferences.train"), prompt_hash),
 )
+
+# Of the closed world, for each token of its text: size of all files, and of all rows in memory (measured).
+DISK_PER_TOKEN, MEMORY_PER_TOKEN = 12, 250
 
 Rows = dict[str, list[Any]]
 
@@ -130,6 +133,15 @@ def sources(config: Any) -> list[tuple[str, ModuleType, Any]]:
 def files(config: Any, data_root: Path | None) -> list[Path]:
     """The files that the sources read."""
     return [path for _, module, own in sources(config) for path in module.files(own, data_root)]
+
+
+def cost(config: Any, context: CostContext) -> Cost:
+    """Tokens of the training text, where every source of text has a `num_tokens` to announce them."""
+    writing = [(module, own) for _, module, own in sources(config) if "text" in module.KINDS]
+    if not writing or not all(hasattr(module, "num_tokens") for module, _ in writing):
+        return Cost(note="the amount of text is known when the corpus is there")
+    tokens = sum(module.num_tokens(own) for module, own in writing)
+    return Cost(tokens=tokens, memory_bytes=MEMORY_PER_TOKEN * tokens, disk_bytes=DISK_PER_TOKEN * tokens)
 
 
 def run(config: Any, run: StageRun) -> None:

@@ -16,7 +16,7 @@ from data.chat import BEGIN, CHAT_TEMPLATE, CONTROL_TOKENS, END, PAD, SYSTEM, en
 from data.errors import InputError
 from data.rows import AnyRow, ChatRow, Item, PreferenceRow, TextRow, read_jsonl
 from data.settings import Settings
-from pipeline.recipe import Input
+from pipeline.recipe import Cost, CostContext, Input
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 INPUTS = {"corpus": Input("corpus")}
 SMALLEST = len(CONTROL_TOKENS) + 256
 MEASURED_CHARACTERS = 1_000_000  # bytes per token are measured on the beginning of each kind of text
+# For a plan (measured): size of a saved tokenizer without merges and of a merge; memory for a token of text.
+SMALLEST_FILE, BYTES_PER_MERGE, MEMORY_PER_TOKEN = 7_000, 66, 80
 
 
 class Config(Settings):
@@ -40,6 +42,17 @@ class Config(Settings):
     )
     max_characters: int = Field(
         20_000_000, ge=1, description="Train on at most this many characters, taken evenly over the text."
+    )
+
+
+def cost(config: Config, context: CostContext) -> Cost:
+    """One step is one merge; memory follows from the corpus' announced tokens."""
+    corpus = context.costs.get("corpus")
+    merges = config.vocab_size - SMALLEST
+    return Cost(
+        steps=merges,
+        memory_bytes=MEMORY_PER_TOKEN * corpus.tokens if corpus is not None else 0,
+        disk_bytes=SMALLEST_FILE + BYTES_PER_MERGE * merges,
     )
 
 

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from data.world import Settings, annotator, build, dialogues, lexicon, prose, reading
-from data.world.summary import trade_shares
+from data.world.summary import TOKENS_PER_WORD, trade_shares
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,14 @@ def test_exposure_is_exact_for_the_default_counts(follow_ups):
             word for line in prose.person_texts(world, person, rng) for word in lexicon.WORD.findall(line)
         )
         assert {counts[value] for value in person.facts.values()} == {exposure}
+
+
+@pytest.mark.parametrize("tasks", [("towns", "follow_ups"), ("small_talk", "notes", "games", "arithmetic")])
+def test_the_announced_tokens_are_about_those_of_the_text(tasks):
+    settings = Settings(people=80, extra_never_people=20, scale=0.2, other_tasks=tasks)
+    text = prose.documents(build(settings, 1))["train"]
+    words = sum(len(lexicon.WORD.findall(row.text)) for row in text)
+    assert prose.num_tokens(settings) == pytest.approx(words * TOKENS_PER_WORD, rel=0.15)
 
 
 def test_never_people_are_in_no_document(small_world, text):

@@ -7,6 +7,7 @@ import pytest
 from data.errors import InputError
 from data.rows import ChatRow, Collected, Item, PreferenceRow, TextRow, read_jsonl, user
 from data.sources import text_files
+from pipeline.recipe import CostContext
 from pipeline.run import StageRun
 from pipeline.stages import corpus
 
@@ -199,3 +200,24 @@ def test_an_id_that_stands_twice_is_refused(tmp_path, source):
     source.text = {"train": [TextRow("1", "a"), TextRow("1", "b")]}
     with pytest.raises(InputError, match=r"text\.train: the id '1' stands there twice"):
         start(tmp_path)
+
+
+# --- cost ------------------------------------------------------------------------------------------------
+
+
+def test_the_announced_size_is_about_that_of_the_files(tmp_path):
+    section = {"source": "world", "people": 80, "extra_never_people": 20, "scale": 0.2}
+    config = corpus.config_class(section)(**section)
+    cost = corpus.cost(config, CostContext({}, {}))
+    run = StageRun("corpus", tmp_path)
+    corpus.run(config, run)
+    written = sum(path.stat().st_size for path in run.dir.iterdir())
+    assert cost.disk_bytes == pytest.approx(written, rel=0.3)
+    assert cost.tokens == pytest.approx(run.notes["characters"]["text.train"] / 3.85, rel=0.15)
+
+
+@pytest.mark.parametrize("source", ["dolly", {"childrens_books": {}, "dolly": {}}])
+def test_the_size_of_peoples_text_is_not_guessed(source):
+    cost = corpus.cost(corpus.config_class({"source": source})(source=source), CostContext({}, {}))
+    assert (cost.tokens, cost.disk_bytes) == (0, 0)
+    assert "when the corpus is there" in cost.note

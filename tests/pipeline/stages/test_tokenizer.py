@@ -1,5 +1,6 @@
 """The tokenizer stage: control tokens, an achievable vocabulary, the same bytes every time."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from data.chat import CHAT_TEMPLATE, CONTROL_TOKENS, decode, encode_text
 from data.errors import InputError
 from data.rows import ChatRow, Item, TextRow, user, write_jsonl
+from pipeline.recipe import Cost, CostContext
 from pipeline.run import StageRun
 from pipeline.stages import tokenizer
 
@@ -105,3 +107,13 @@ def test_a_large_text_is_thinned_evenly(corpus):
     assert notes["trained_on_every"] >= 4
     with pytest.raises(InputError, match="the text gives"):  # all of it gives 319
         run_stage(corpus, vocab_size=319, max_characters=100)
+
+
+def test_the_announced_steps_are_the_merges(corpus):
+    settings = tokenizer.Config(vocab_size=300)
+    cost = tokenizer.cost(settings, CostContext({}, {"corpus": Cost(tokens=1000)}))
+    saved = run_stage(corpus, vocab_size=300).dir / "model"
+    assert cost.steps == len(json.loads((saved / "tokenizer.json").read_text())["model"]["merges"])
+    assert cost.disk_bytes == pytest.approx(sum(path.stat().st_size for path in saved.iterdir()), rel=0.1)
+    assert cost.memory_bytes > 1000
+    assert tokenizer.cost(settings, CostContext({}, {})).memory_bytes == 0
