@@ -12,7 +12,7 @@ from pydantic import Field, create_model
 from data import open_folder
 from data.errors import InputError
 from data.settings import Settings
-from pipeline.recipe import Input
+from pipeline.recipe import Cost, CostContext, Input
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -29,6 +29,8 @@ INPUTS = {
     "reward": Input("reward", optional=True),
     "preferences": Input("preferences", optional=True),
 }
+# Of the closed world, for the plan: tokens of a test item with its answer, size of an answer and its records.
+TOKENS_PER_ANSWER, BYTES_PER_ANSWER = 35, 1_500
 
 
 class Config(Settings):
@@ -68,6 +70,35 @@ def _with_options(names: tuple[str, ...]) -> type[Settings]:
             options[name] = (model, Field(model(), description=f"settings of {name}"))
     made: type[Settings] = create_model("Config", __base__=Config, __module__=__name__, **options)
     return made
+
+
+def cost(config: Config, context: CostContext) -> Cost:
+    """One step is one answer to a test item of the closed world; of other corpora they are not known before."""
+    models = [model for model in context.costs.get("models", ()) if model is not None]
+    reward: Any = context.costs.get("reward")
+    parameters = sum(model.parameters for model in models)
+    items = _num_items(config, context.configs.get("corpus"))
+    return Cost(
+        steps=len(models) * items,
+        tokens=len(models) * items * TOKENS_PER_ANSWER,
+        # All models stay loaded, with the reward model and its reference.
+        memory_bytes=4 * parameters + (8 * reward.parameters if reward is not None else 0),
+        disk_bytes=len(models) * items * BYTES_PER_ANSWER,
+        # Decoding takes about three times its operations' worth of time; the prompts take less, which is about
+        # what the passes that score take.
+        flops=3 * 2.0 * parameters * items * TOKENS_PER_ANSWER,
+        note="" if items else "the number of test items is known when the corpus is there",
+    )
+
+
+def _num_items(config: Config, corpus: Any) -> int:
+    """Test items of the closed world that are asked; 0 for other corpora."""
+    if not hasattr(corpus, "test_questions_per_tier"):
+        return 0
+    groups = [corpus.test_questions_per_tier] * 4 + [corpus.test_harmful] * 2 + [corpus.test_stories]
+    groups += [corpus.test_others] * len(corpus.other_tasks)
+    sizes = [corpus.scaled(group) for group in groups]
+    return sum(min(size, config.max_items_per_group or size) for size in sizes)
 
 
 def run(config: Config, run: StageRun, *, command: str | None = None) -> None:

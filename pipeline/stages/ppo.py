@@ -8,12 +8,12 @@ token and the score on the last one. Gold, where it is known, is measured, and n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from data.settings import Settings
-from pipeline.recipe import Input
+from pipeline.recipe import Cost, CostContext, Input
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
@@ -23,6 +23,7 @@ INPUTS = {
     "policy": Input("sft"),
     "reward": Input("reward", optional=True),
 }
+TOKENS_PER_EPISODE = 35  # of the closed world's prompts with their completions, for the plan
 
 
 class Config(Settings):
@@ -121,6 +122,36 @@ class Config(Settings):
     def num_steps(self) -> int:
         """Batches sampled in all."""
         return self.num_episodes // self.batch_size
+
+
+def cost(config: Config, context: CostContext) -> Cost:
+    """One step is one batch of episodes; at most, as passes may end early (`stop_approx_kl`)."""
+    policy: Any = context.costs.get("policy")
+    reward: Any = context.costs.get("reward") if "learned" in config.rewards else None
+    known = hasattr(context.configs.get("corpus"), "rl_items")
+    length = TOKENS_PER_EPISODE if known else config.max_new_tokens
+    parameters = policy.parameters if policy is not None else 0
+    trained = parameters * (2 if config.value_model == "separate" else 1)
+    judging = 2 * reward.parameters if reward is not None else 0  # the reward model and its reference
+    tokens = config.num_steps * config.batch_size * length
+    sampled = tokens + config.gate_prompts * config.gate_samples * length
+    num_updates = config.num_steps * config.num_epochs * config.num_minibatches
+    mixed = num_updates * config.pretrain_tokens if config.pretrain_coef else 0
+    half = 2 * parameters if context.precision == "bfloat16" else 0  # the copy that samples
+    return Cost(
+        steps=config.num_steps,
+        tokens=tokens,
+        parameters=parameters,
+        # Weights, gradients and two moments of policy and critic; the reference and what judges.
+        memory_bytes=16 * trained + 4 * (parameters + judging) + half,
+        disk_bytes=4 * parameters + 2 * 12 * trained,  # the model, and two checkpoints
+        # Sampling (a decoding step takes about three times its operations' worth of time), scores, old and
+        # reference log-probabilities with values, and the updates.
+        flops=float(sampled) * (3 * 2 * parameters + 2 * judging)
+        + float(tokens) * (2 * (trained + parameters) + config.num_epochs * 6 * trained)
+        + float(mixed) * 6 * parameters,
+        note="" if known else "counts completions of max_new_tokens without their prompts",
+    )
 
 
 def run(config: Config, run: StageRun) -> None:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 INPUTS = {"corpus": Input("corpus"), "policy": Input("sft")}
 
-TOKENS_PER_SAMPLE = 35  # of the closed world's prompts with their answers, for the plan
+# Of the closed world, for the plan: tokens of a prompt with its answer, file sizes of a prompt and of a pair.
+TOKENS_PER_SAMPLE = 35
+BYTES_PER_PROMPT, BYTES_PER_PAIR = 1_750, 450
 
 Weight = Annotated[float, Field(ge=0, le=1)]
 
@@ -75,7 +77,14 @@ def cost(config: Config, context: CostContext) -> Cost:
     tokens = prompts * config.samples_per_prompt * TOKENS_PER_SAMPLE
     parameters = policy.parameters if policy is not None else 0
     # A decoding step reads every weight for few rows: about three times its operations' worth of time.
-    return Cost(steps=prompts, tokens=tokens, parameters=parameters, flops=3 * 2.0 * parameters * tokens)
+    return Cost(
+        steps=prompts,
+        tokens=tokens,
+        parameters=parameters,
+        memory_bytes=4 * parameters,
+        disk_bytes=prompts * (BYTES_PER_PROMPT + config.pairs_per_prompt * BYTES_PER_PAIR),
+        flops=3 * 2.0 * parameters * tokens,
+    )
 
 
 def run(config: Config, run: StageRun) -> None:

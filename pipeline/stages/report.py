@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from data.settings import Settings
-from pipeline.recipe import Input
+from pipeline.recipe import Cost, CostContext, Input
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
@@ -32,8 +32,16 @@ INPUTS = {
 }
 
 
+REPORT_BYTES = 400_000  # of both files, with the pictures of a whole recipe (measured)
+
+
 class Config(Settings):
     """No settings: the report shows what there is."""
+
+
+def cost(config: Config, context: CostContext) -> Cost:
+    """Disk alone: the report and its copy in the run's folder."""
+    return Cost(disk_bytes=2 * REPORT_BYTES)
 
 
 def run(config: Config, run: StageRun) -> None:

@@ -8,6 +8,8 @@ import pytest
 from scipy import stats
 
 from data.errors import InputError
+from data.world import Settings
+from pipeline.recipe import Cost, CostContext
 from pipeline.records import read_records
 from pipeline.stages import evaluate
 
@@ -277,3 +279,32 @@ def test_bootstrap_intervals_hold_the_true_change_of_the_drawn_answers(report):
     assert change["low"] <= 0.65 <= change["high"]
     assert change["nulls"] == {"no_change": 0.0}
     assert np.isfinite([change["low"], change["high"]]).all()
+
+
+# --- cost
+
+
+def test_every_model_answers_every_test_item():
+    models = [Cost(parameters=1000), Cost(parameters=3000)]
+    world = Settings(scale=0.5)
+    config = evaluate.config_class({})()
+    cost = evaluate.cost(config, CostContext({"corpus": world}, {"models": models}))
+    # 4 tiers of 300, 150 harmful and as many harmless, 150 stories, 60 of each of six other tasks.
+    items = 4 * 300 + 2 * 150 + 150 + 6 * 60
+    assert (cost.steps, cost.tokens) == (2 * items, 2 * items * evaluate.TOKENS_PER_ANSWER)
+    assert cost.flops == 6 * (1000 + 3000) * items * evaluate.TOKENS_PER_ANSWER
+    assert cost.memory_bytes == 4 * (1000 + 3000)
+    with_reward = CostContext({"corpus": world}, {"models": models, "reward": Cost(parameters=100)})
+    assert evaluate.cost(config, with_reward).memory_bytes == 4 * (1000 + 3000) + 8 * 100
+
+
+def test_a_bound_for_each_group_bounds_the_cost():
+    config = evaluate.config_class({})(max_items_per_group=5)
+    cost = evaluate.cost(config, CostContext({"corpus": Settings()}, {"models": [Cost(parameters=10)]}))
+    assert cost.steps == 5 * (4 + 2 + 1 + 6)
+
+
+def test_the_items_of_other_corpora_are_not_guessed():
+    cost = evaluate.cost(evaluate.config_class({})(), CostContext({}, {"models": [None]}))
+    assert (cost.steps, cost.flops) == (0, 0)
+    assert "when the corpus is there" in cost.note

@@ -7,8 +7,10 @@ import pytest
 
 from data.errors import InputError
 from data.rows import PreferenceRow, read_jsonl, user, write_jsonl
+from data.world import Settings
 from pipeline import preferences
 from pipeline.errors import Interrupted
+from pipeline.recipe import Cost, CostContext
 from pipeline.run import StageRun
 from pipeline.stages import preferences as stage
 
@@ -140,3 +142,13 @@ def test_without_any_pair_it_is_refused(small_world, tmp_path):
 def test_one_sample_without_variants_makes_no_pair():
     with pytest.raises(ValueError, match="makes no pair"):
         stage.Config(variants=False, samples_per_prompt=1)
+
+
+def test_the_announced_cost_is_about_what_is_done(finished, small_world):
+    world = json.loads((small_world / "stages" / "corpus" / "world.json").read_text())["settings"]
+    context = CostContext({"corpus": Settings(**world)}, {"policy": Cost(parameters=1000)})
+    cost = stage.cost(settings(), context)
+    assert cost.steps == finished.notes["prompts"]
+    assert cost.memory_bytes == 4 * 1000
+    names = ("candidates.jsonl", "train.jsonl", "test.jsonl")
+    assert cost.disk_bytes == pytest.approx(sum((finished.dir / n).stat().st_size for n in names), rel=0.5)
