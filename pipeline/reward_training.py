@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from data.rows import PreferenceRow, prompt_hash, read_jsonl, require_rows
 from data.sampler import batches_by_length, order
 from pipeline import trl_adapter
 from pipeline.language_model import LanguageModel, model_folder
+from pipeline.micro_batches import halve_until_it_fits, micro_batches
 from pipeline.optimizers import BETAS
 from reward.model import RewardModel
 from reward.preference import bradley_terry_loss
@@ -205,6 +207,7 @@ def train(
         run,
         plan,
         checkpoint_every=config.checkpoint_every,
+        paired=True,
         model=classifier,
         args=RewardConfig(
             **trl_adapter.arguments(run, plan, max_grad_norm=config.max_grad_norm, max_length=None)
@@ -280,7 +283,7 @@ def shuffled_control(
     model = new_model(config, run, "control")
     standardise(model, pairs, known)
     optimizer, schedule = optimizer_and_schedule(config, model, -(-num // config.batch_size))
-    collate, device = Collator(pairs, known), run.device.type
+    collate, micro_batch = Collator(pairs, known), config.micro_batch_size
     picked = order(run.key("control"), 0, pairs.num_train)[:num].tolist()
     for start in range(0, num, config.batch_size):
         numbers = picked[start : start + config.batch_size]
@@ -288,9 +291,14 @@ def shuffled_control(
         first = [2 * n + flip for n, flip in zip(numbers, flips, strict=True)]
         batch = collate.of_rows(first + [place ^ 1 for place in first])
         batch = {name: tensor.to(run.device) for name, tensor in batch.items()}
-        with torch.autocast(device, torch.bfloat16, enabled=run.precision == "bfloat16"):
-            scores = Classifier(model)(**batch).logits.squeeze(-1)
-        bradley_terry_loss(*scores.chunk(2)).backward()
+        _, micro_batch = halve_until_it_fits(
+            partial(_control_gradients, run, model, batch),
+            micro_batch,
+            run,
+            at_hand=len(numbers),
+            reset=optimizer.zero_grad,
+            unit="pairs",
+        )
         nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimizer.step()
         schedule.step()
@@ -298,3 +306,13 @@ def shuffled_control(
         run.check_stop()
     attach(model, policy)
     return score_held_out(run, model, pairs)
+
+
+def _control_gradients(
+    run: StageRun, model: RewardModel, batch: Mapping[str, Tensor], micro_batch: int
+) -> None:
+    """Add up the gradients of a batch of pairs, micro-batch after micro-batch."""
+    for part, share in micro_batches(batch, micro_batch, paired=True):
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.precision == "bfloat16"):
+            scores = Classifier(model)(**part).logits.squeeze(-1)
+        (bradley_terry_loss(*scores.chunk(2)) * share).backward()

@@ -6,6 +6,7 @@ The trainer keeps what it is good at (the loss, accelerate, its own state files)
 - the folder of a checkpoint, which is staged, listed with checksums and renamed, and verified before the
   trainer sees it again; a damaged one gives way to the previous one,
 - the guard: a step whose loss or gradient norm is not finite is not applied, its batch is kept,
+- smaller micro-batches where memory runs out, of the same batch,
 - metrics.jsonl, the progress bar, and what happens on a signal.
 """
 
@@ -29,6 +30,7 @@ from transformers import PrinterCallback, TrainerCallback
 from pipeline.checkpoint import save_state
 from pipeline.errors import TrainingFault
 from pipeline.metrics import read_metrics
+from pipeline.micro_batches import halve_until_it_fits, micro_batches, num_rows
 from pipeline.optimizers import make_optimizer, rate
 
 if TYPE_CHECKING:
@@ -160,6 +162,7 @@ def train(
     *,
     checkpoint_every: int,
     describe: Callable[[Mapping[str, Any]], str] = lambda inputs: "",
+    paired: bool = False,
     **options: Any,
 ) -> Any:
     """Train with a TRL trainer from the newest verified checkpoint to the end; returns the trainer.
@@ -170,16 +173,18 @@ def train(
         plan: the batches of all steps.
         checkpoint_every: steps from checkpoint to checkpoint; the last step is always saved.
         describe: says what stands in a batch that broke training.
+        paired: a batch is the first rows of all pairs, then the second ones; pairs stay together.
         options: of the trainer's constructor.
 
     Raises:
-        TrainingFault: the loss or gradient norm is not finite, or the loss stays above twice its start.
+        TrainingFault: the loss or gradient norm is not finite, the loss stays above twice its start, or memory
+            does not hold one row.
         Interrupted: a signal asked to stop; everything is saved.
     """
     newest = run.checkpoints.latest()
     done = newest.step if newest else 0
     with quiet_libraries():
-        trainer = adapt(trainer_class)(stage=run, plan=plan, describe=describe, **options)
+        trainer = adapt(trainer_class)(stage=run, plan=plan, describe=describe, paired=paired, **options)
         with run.progress(
             "training", plan.tokens_after(plan.num_steps), "tokens", plan.tokens_after(done)
         ) as bar:
@@ -199,11 +204,13 @@ def adapt(trainer_class: type) -> type:
             stage: StageRun,
             plan: Batches,
             describe: Callable[[Mapping[str, Any]], str],
+            paired: bool,
             **options: Any,
         ) -> None:
-            self.stage, self.plan, self.describe = stage, plan, describe
+            self.stage, self.plan, self.describe, self.paired = stage, plan, describe, paired
             self.checkpoint_folder = options["args"].output_dir
             self.last_inputs: dict[str, Any] = {}
+            self.begun: list[dict[str, Any]] = []  # the batches of this step so far
             super().__init__(**options)
             self.remove_callback(PrinterCallback)
 
@@ -222,14 +229,48 @@ def adapt(trainer_class: type) -> type:
             )
             return self.accelerator.prepare(loader)
 
-        def training_step(
-            self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
-        ) -> torch.Tensor:
+        def training_step(self, model: Any, inputs: dict[str, Any], num_items: Any = None) -> torch.Tensor:
             self.last_inputs = dict(inputs)
-            loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
+            if len(self.begun) == self.plan.accumulation:
+                self.begun = []
+            self.begun.append(inputs)
+            waiting = [inputs]
+
+            def gradients(micro_batch: int) -> torch.Tensor:
+                return [self._gradients(model, whole, num_items, micro_batch) for whole in waiting][-1]
+
+            def reset() -> None:
+                model.zero_grad()
+                self._metrics["train"].clear()
+                waiting[:] = self.begun
+
+            # The trainer keeps this number in its checkpoints and makes no other use of it.
+            loss, self.state.train_batch_size = halve_until_it_fits(
+                gradients,
+                self.state.train_batch_size,
+                self.stage,
+                at_hand=num_rows(inputs, paired=self.paired),
+                reset=reset,
+                unit="pairs" if self.paired else "rows",
+                num_processes=self.accelerator.num_processes,
+            )
             if not math.isfinite(loss.item()):
                 _stop_at_fault(self, "loss", loss.item())
             return loss
+
+        def _gradients(
+            self, model: Any, whole: dict[str, Any], num_items: Any, micro_batch: int
+        ) -> torch.Tensor:
+            """Add up the gradients of a batch, micro-batch after micro-batch; returns its loss."""
+            losses, steps = [], self.plan.accumulation
+            try:
+                for part, share in micro_batches(whole, micro_batch, paired=self.paired):
+                    # The trainer divides a mean by this number, and leaves a sum over `num_items` as it is.
+                    self.current_gradient_accumulation_steps = steps / share
+                    losses.append(super().training_step(model, part, num_items))
+            finally:
+                self.current_gradient_accumulation_steps = steps
+            return torch.stack(losses).sum()
 
         def _clip_grad_norm(self, model: Any) -> Any:
             norm = super()._clip_grad_norm(model)

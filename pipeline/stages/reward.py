@@ -32,7 +32,7 @@ class Config(Settings):
     epochs: Annotated[int, Field(gt=0, le=100, description="Passes over the training pairs")] = 1
     batch_size: Annotated[int, Field(gt=0, description="Pairs in one step, over all processes")] = 32
     micro_batch_size: Annotated[
-        int, Field(gt=0, description="Pairs in one forward and backward pass of one process")
+        int, Field(gt=0, description="Pairs in one pass of one process; halved when memory runs out")
     ] = 32
     max_length: Annotated[
         int | None, Field(gt=1, description="Longest prompt with completion, tokens; null: the context")

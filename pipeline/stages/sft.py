@@ -33,7 +33,7 @@ class Config(Settings):
     epochs: Annotated[int, Field(gt=0, le=1000, description="Passes over the conversations")] = 3
     batch_size: Annotated[int, Field(gt=0, description="Rows in one step, over all processes")] = 32
     micro_batch_size: Annotated[
-        int, Field(gt=0, description="Rows in one forward and backward pass of one process")
+        int, Field(gt=0, description="Rows in one pass of one process; halved when memory runs out")
     ] = 32
     max_length: Annotated[
         int | None, Field(gt=1, description="Longest row, tokens; longer ones are dropped; null: the context")

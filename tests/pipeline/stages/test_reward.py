@@ -216,3 +216,34 @@ def test_figures_of_the_report_by_hand():
     assert [third["mean"] for third in thirds] == [1.5, 3.5, 5.5]
     assert reward_report.correlation(hits, 2 * hits + 1) == pytest.approx(1)
     assert reward_report.correlation(hits, torch.ones(6)) is None
+
+
+def test_memory_that_runs_out_halves_the_micro_batch_and_keeps_the_pairs(make_run, monkeypatch):
+    """The control, which is trained by a loop of its own, halves as well."""
+    config = settings(epochs=1, micro_batch_size=8, control_pairs=32)
+    whole = make_run("whole")
+    stage.run(config, whole)
+    forward = reward_training.Classifier.forward
+
+    def narrow(self, input_ids, *args, **kwargs):
+        if len(input_ids) > 2 * 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return forward(self, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(reward_training.Classifier, "forward", narrow)
+    run = make_run("narrow")
+    said = []
+    run.say = said.append
+    stage.run(config, run)
+    assert [text.rpartition("of ")[2] for text in said if text.startswith("out of memory")] == [
+        "4 pairs",
+        "2 pairs",
+    ] * 2
+    losses, same = (
+        [line["loss"] for line in read_metrics(one.dir / "metrics.jsonl")] for one in (run, whole)
+    )
+    assert losses == pytest.approx(same, abs=1e-4)
+    assert run.notes["scale"] == pytest.approx(whole.notes["scale"], rel=1e-2)
+    assert run.notes["shuffled_labels_accuracy"] == pytest.approx(
+        whole.notes["shuffled_labels_accuracy"], abs=0.03
+    )

@@ -301,6 +301,78 @@ def test_a_nan_stops_before_the_step_and_keeps_the_batch(world, monkeypatch, wha
     assert (run.dir / "diagnosis" / "state.safetensors").exists()
 
 
+def train_with_room_for(rows, world, name, *, only_call=None, folder=None, **changes):
+    """Train in a model whose last layer holds so many rows, always or at one call of it; tells what was said."""
+    config = settings(**{"gate_prompts": 0, "epochs": 1, **changes})
+    run = StageRun("room", folder or world / name, seed=3, inputs=stage_run(world, name).inputs)
+    said, calls = [], []
+    run.say = said.append
+    model, tokenizer = sft.load(config, run)
+    encoded = sft.encode(config, run, model, tokenizer)
+
+    def hold(module, inputs):
+        calls.append(len(inputs[0]))
+        if len(inputs[0]) > rows and only_call in (None, len(calls)):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    model.base_model.layers[-1].register_forward_pre_hook(hold)
+    sft.train(config, run, sft.plan(config, run, encoded), encoded, model, tokenizer)
+    return run, model, said
+
+
+def equal_weights(first, second):
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    return all(torch.allclose(a, b, atol=2e-4) for a, b in pairs)
+
+
+def test_memory_that_runs_out_halves_the_micro_batch_and_keeps_the_batch(world):
+    whole, expected, silence = train_with_room_for(8, world, "roomy")
+    run, model, said = train_with_room_for(3, world, "narrow")
+    assert silence == []
+    assert [text.rpartition("of ")[2] for text in said] == ["4 rows", "2 rows"]
+    assert equal_weights(model, expected)
+    losses, same = (
+        [line["loss"] for line in read_metrics(one.dir / "metrics.jsonl")] for one in (run, whole)
+    )
+    assert len(losses) == 8
+    assert losses == pytest.approx(same, abs=1e-4)
+
+
+@pytest.mark.parametrize("call", [2, 3, 4])
+def test_memory_that_runs_out_within_a_step_spoils_no_gradient(world, call):
+    """Steps of two micro-batches: the second may fail when the first has left its gradients."""
+    _, expected, _ = train_with_room_for(8, world, "two", micro_batch_size=4)
+    run, model, said = train_with_room_for(2, world, f"late{call}", micro_batch_size=4, only_call=call)
+    assert len(said) == 1
+    assert equal_weights(model, expected)
+    assert len(read_metrics(run.dir / "metrics.jsonl")) == 8
+
+
+def test_a_continued_run_goes_on_with_the_micro_batch_that_fitted(world):
+    class Polled(StageRun):
+        polls = 0
+
+        def stop_requested(self):
+            self.polls += 1
+            return self.polls == 4
+
+    whole, expected, _ = train_with_room_for(3, world, "narrow_whole")
+    folder = world / "narrow_again"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "StageRun", Polled)
+        patch.setattr(Polled, "check_stop", lambda self: None)
+        train_with_room_for(3, world, "narrow_again", folder=folder)
+    run, model, said = train_with_room_for(3, world, "narrow_again", folder=folder)
+    assert said == []
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+    assert without_times(run.dir) == without_times(whole.dir)
+
+
+def test_memory_that_does_not_hold_one_row_is_said(world):
+    with pytest.raises(TrainingFault, match="out of memory with a micro-batch of 1 rows"):
+        train_with_room_for(0, world, "none")
+
+
 def test_the_template_answers_like_plain_transformers(world):
     run = stage_run(world, "template")
     stage.run(settings(gate_prompts=0), run)
