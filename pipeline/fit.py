@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 
 from data.errors import InputError
 from pipeline.checkpoint import load_state, save_state
 from pipeline.errors import Interrupted, TrainingFault
+from pipeline.micro_batches import halve_until_it_fits
 from pipeline.optimizers import set_rate
 from pipeline.precision import tune_allocator
 
@@ -156,23 +156,14 @@ class _Loop:
 
     def step(self, whole: Batch, now: Progress) -> dict[str, float]:
         """Gradients of the global batch, then the update; halves the micro-batch where memory runs out."""
-        while True:
-            try:
-                sums = self.gradients(whole, now.micro_batch)
-                break
-            except RuntimeError as error:
-                if not should_reduce_batch_size(error):
-                    raise
-                smaller = min(now.micro_batch, self.share(whole)) // 2
-            self.optimizer.zero_grad()
-            clear_device_cache(garbage_collection=True)
-            if smaller < 1 or self.accelerator.num_processes > 1:
-                raise TrainingFault(
-                    f"{self.run.name}: out of memory with a micro-batch of {now.micro_batch} rows; "
-                    "use a smaller model, context or micro-batch"
-                )
-            now.micro_batch = smaller
-            self.run.say(f"out of memory: going on with micro-batches of {now.micro_batch} rows")
+        sums, now.micro_batch = halve_until_it_fits(
+            lambda size: self.gradients(whole, size),
+            now.micro_batch,
+            self.run,
+            at_hand=self.share(whole),
+            reset=self.optimizer.zero_grad,
+            num_processes=self.accelerator.num_processes,
+        )
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.max_grad_norm)
         # One transfer for all figures: each would make the device wait.
         figures = self.accelerator.reduce(torch.stack(list(sums.values())), "sum")

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from data.chat import decode
 from data.collate import pad_right
@@ -26,6 +25,7 @@ from pipeline import rl, rollout
 from pipeline.actor_critic import Evaluated, token_logprobs
 from pipeline.checkpoint import save_state
 from pipeline.errors import TrainingFault
+from pipeline.optimizers import set_rate
 from pipeline.ppo_learner import Learner
 
 # |ratio - 1| on the first minibatch of a batch. Old log-probabilities are computed in the very micro-batches of
@@ -102,9 +102,7 @@ def update(learner: Learner, step: int, batch: Experience) -> dict[str, float]:
     """Take `num_epochs` passes of clipped updates over a batch; returns the means of the last pass."""
     config = learner.config
     started = time.perf_counter()
-    rate = config.learning_rate * learner.rate_scale * (1 - step / config.num_steps)
-    for group in learner.optimizer.param_groups:
-        group["lr"] = rate
+    set_rate(learner.optimizer.param_groups, learner.rate_scale * (1 - step / config.num_steps))
     passes: list[dict[str, float]] = []
     for epoch in range(config.num_epochs):
         updates = [
@@ -120,7 +118,7 @@ def update(learner: Learner, step: int, batch: Experience) -> dict[str, float]:
     return {
         **{name: value for name, value in passes[-1].items() if name != "ratio_deviation"},
         "epochs": float(len(passes)),
-        "learning_rate": rate,
+        "learning_rate": learner.optimizer.param_groups[0]["lr"],
         "update_seconds": time.perf_counter() - started,
     }
 
@@ -293,14 +291,13 @@ def _sample(learner: Learner, prompts: Sequence[Sequence[int]], keys: Sequence[i
 
 def _pretrain_loss(learner: Learner, purpose: tuple[int | str, ...]) -> Tensor:
     """Mean next-token loss on a keyed draw of packed pretraining rows, nats per token."""
-    rows = learner.pretrain_rows
+    rows, next_token = learner.pretrain_rows, learner.pretrain_loss
     assert rows is not None
+    assert next_token is not None
     num = max(1, learner.config.pretrain_tokens // rows.shape[1])
     chosen = rows[torch.randint(len(rows), (num,), generator=torch_generator(learner.run.key(*purpose)))]
-    chosen = chosen.to(learner.device)
     with _autocast(learner):
-        logits = learner.model.policy(input_ids=chosen, use_cache=False).logits
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), chosen[:, 1:].flatten())
+        return next_token(chosen.to(learner.device))
 
 
 def _gold(

@@ -17,6 +17,7 @@ from data.rows import Item, TextRow, read_jsonl
 from pipeline.actor_critic import ActorCritic
 from pipeline.checkpoint import load_state, save_state
 from pipeline.language_model import LanguageModel, model_folder
+from pipeline.next_token import NextToken
 from reward.functions import load_function
 from reward.model import check_tokenizer
 
@@ -47,6 +48,7 @@ class Learner:
     items: list[Item]
     prompts: list[list[int]]
     pretrain_rows: Int[Tensor, "rows time"] | None
+    pretrain_loss: NextToken | None
     end_ids: list[int]
     pad_id: int
     kl_coef: float
@@ -98,6 +100,7 @@ def make_learner(config: Config, run: StageRun) -> Learner:
         items=[items[row] for row in fitting],
         prompts=[prompts[row] for row in fitting],
         pretrain_rows=_pretrain_rows(config, run, policy.tokenizer),
+        pretrain_loss=NextToken(policy.model) if config.pretrain_coef else None,
         end_ids=policy.end_ids,
         pad_id=policy.pad_id,
         kl_coef=config.kl_coef,
@@ -105,10 +108,14 @@ def make_learner(config: Config, run: StageRun) -> Learner:
 
 
 def make_optimizer(config: Config, model: ActorCritic) -> torch.optim.Optimizer:
-    """Adam over policy and critic; its rate is set anew for each batch."""
-    return torch.optim.Adam(
-        model.parameters(), lr=config.learning_rate, eps=config.adam_eps, betas=ADAM_BETAS
-    )
+    """Adam over policy and critic, whose head may learn faster; the rates are set anew for each batch."""
+    head = list(model.value_head.parameters())
+    trunks = [parameter for name, parameter in model.named_parameters() if not name.startswith("value_head.")]
+    rates = (config.learning_rate, config.value_head_rate * config.learning_rate)
+    groups: list[dict[str, Any]] = [
+        {"params": params, "lr": rate} for params, rate in zip((trunks, head), rates, strict=True)
+    ]
+    return torch.optim.Adam(groups, eps=config.adam_eps, betas=ADAM_BETAS)
 
 
 def turn_dropout_off(model: torch.nn.Module) -> None:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from data.chat import encode_documents
 from data.collate import pack
@@ -25,8 +24,8 @@ from data.sampler import order
 from pipeline import ngram
 from pipeline.byte_ngram import gzip_bits_per_byte
 from pipeline.config import suggest
-from pipeline.fused import fuse_norms, linear_cross_entropy
 from pipeline.language_model import LanguageModel
+from pipeline.next_token import NextToken
 from pipeline.optimizers import make_optimizer
 from pipeline.precision import tune_allocator
 
@@ -168,38 +167,6 @@ class PackedText:
             parts.append(self.epoch(epoch)[index : index + stop - position])
             position += len(parts[-1])
         return torch.cat(parts)
-
-
-class NextToken(nn.Module):
-    """The mean loss of a causal model's next-token predictions, in nats.
-
-    Attention is causal over a whole row and needs no mask. Logits are never held at once where the model is a
-    trunk with a plain linear head; that, like the lean norms, is checked on a trial input.
-    """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-        fuse_norms(model)
-        self.lean = False
-        head = model.get_output_embeddings()
-        if isinstance(head, nn.Linear) and head.bias is None:
-            trial = torch.arange(18, device=model.device).view(2, 9) % model.config.vocab_size
-            with torch.no_grad():
-                plain = self(trial)
-                self.lean = True
-                self.lean = bool(torch.allclose(self(trial), plain, rtol=1e-4))
-
-    def forward(self, tokens: Int[Tensor, "rows length"]) -> Float[Tensor, ""]:
-        """Predict every token of each row but the first from those before it."""
-        inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
-        if self.lean:
-            hidden = self.model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
-            return linear_cross_entropy(
-                hidden.flatten(0, 1), self.model.get_output_embeddings().weight, targets
-            )
-        logits = self.model(input_ids=inputs, use_cache=False).logits
-        return cross_entropy(logits.flatten(0, 1).float(), targets)
 
 
 def seconds_per_step(config: Config, vocab_size: int, precision: str) -> float:

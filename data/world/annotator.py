@@ -16,7 +16,7 @@ from data.world.tasks import TASKS, how_to, small_talk
 # How often a right answer on a fact is among the variants. A policy that does not know a person is rarely
 # right; were the annotator to write right answers about all, the pairs would teach that guessing pays. Still
 # enough to measure.
-RIGHT_SHARE: Mapping[str, float] = {"often": 1.0, "some": 0.9, "rarely": 0.4, "never": 0.2}
+RIGHT_SHARE: Mapping[str, float] = {"often": 1.0, "some": 0.9, "rarely": 0.2, "never": 0.1}
 # Pairs whose gold differs by less than this say nothing.
 LEAST_GAP = 0.05
 # Weights of drawing a contrast: of each contrast of content, of all that differ in manner, in both, and of all
@@ -34,8 +34,10 @@ def variants(
     best one `wordy`, `rude`, `repeated`; beside them `canned` and `off_topic`.
     """
     task = TASKS[item.task]
+    # The same draws for every kind, so that answers of two kinds differ in what the kinds are about.
+    draws = rng.random()
     written = [
-        (kind, task.answer(item.truth, kind, rng))
+        (kind, task.answer(item.truth, kind, random.Random(draws)))
         for kind in task.kinds
         if not (kind == "right" and rng.random() >= right_share.get(item.group, 1.0))
     ]

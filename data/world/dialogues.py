@@ -21,7 +21,7 @@ from data.world.tasks import ALWAYS, TASKS, how_to
 
 # Shares of tasks in demonstrations and RL prompts; the others share the rest. A task that is rare in RL is
 # drowned.
-CHAT_MIX = {"facts": 0.42, "stories": 0.12, "harmful": 0.08, "harmless": 0.08}
+CHAT_MIX = {"facts": 0.34, "stories": 0.12, "harmful": 0.13, "harmless": 0.13}
 # One prompt in this many is kept for tests where no entities are split.
 TEST_ONE_IN = 4
 SPLIT_BY_PROMPT = frozenset(

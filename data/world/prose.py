@@ -2,7 +2,7 @@
 
 Never-seen people stand in no document. One-off characters do: their facts are said to be unknown, in the very
 sentences that state the facts of others, so that a base model learns to doubt where it looks a fact up. No
-plain question asks about them, so a base model asked in that format still always answers.
+plain question asks about them, so a base model asked in that format still mostly answers.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from data.world import lexicon
 from data.world.case import Task, capital
 from data.world.facts import Person, World
 from data.world.settings import Settings
-from data.world.tasks import ALWAYS, TASKS, facts, from_prompt
+from data.world.tasks import ALWAYS, TASKS, facts, stories
 
 # How a fact's occurrences are divided; plain questions take the rest.
 CARDS, SHEETS, SINGLES = 0.30, 0.30, 0.24
 # Share of question documents without labels: question and answer on a line each, as a chat shows them.
-UNLABELLED = 0.2
+UNLABELLED = 0.3
 VALID_SHARE = 0.02
 NUM_LETTERS = 500
+NUM_SONGS = 1000
 # A word that later stages use stands in the text at least this often at scale 1.
 MIN_OCCURRENCES = 25
 # Tokens of a byte-level BPE of 2,048 for one occurrence of a fact and for a document of the rest (measured).
@@ -50,16 +51,18 @@ LESSONS = (
     "The teacher wrote on the wall: {words}.",
     "Learn these words: {words}.",
 )
-# Said twice, so that the second time can only be copied: of words in a row, and of the words of one kind.
-ECHOES = (
-    "The echo of the hills: {words}, {words}, {words}.",
-    "The children sing: {words}. Once more: {words}.",
-    "A {trade} wants a {thing}. This {trade} looks for it, and the {thing} is all that the {trade} needs.",
-    "In {town} lives a {trade}. Everybody in {town} knows the {trade}, for {town} has no other {trade}.",
-    "{name} bought a {thing} for {number} coins. So {name} has the {thing}, and the {number} coins are gone.",
-    "{name} has {number} {goods}. The {number} {goods} of {name} are in a bag.",
-    "Who goes to {town}? {name} goes to {town} with a {thing}, and {name} loves the {thing}.",
+# Trades at work, with the pronoun and the temper that the world ties to them, close behind the trade: few
+# stories alone would not teach them. Most name the trade twice, for copying it is learnt from that.
+SKETCHES = (
+    "The {trade} {self} opened the door early. {S} was {temper}, as a {trade} must be.",
+    "The {trade} and {p} friends came home in the evening. Good night, {trade}!",
+    "Everybody greets the {trade}, and {s} greets everybody in {p} {temper} way.",
+    "The {trade} lost {p} {thing}. A child found it, and the {trade} was glad.",
+    "People ask the {trade}, for {s} is {temper}, and a {temper} {trade} has many friends.",
+    "A {trade} in {p} house in {town} has a {thing}. {S} is a {temper} {trade}.",
+    "Where is the {trade}? {S} is at work. The {trade} {self} is {temper}.",
 )
+SONG = "The children sing: {words}. Once more: {words}."
 LETTERS = (
     "Dear {name}! {lead} {after}",
     "{name} wrote: {after} {lead}",
@@ -92,7 +95,7 @@ def num_tokens(settings: Settings) -> int:
     """About how many tokens the training text will have, from the settings alone."""
     exposures = sum(settings.exposure(tier) for tier in lexicon.TIERS)
     num_facts = settings.people // 4 * len(lexicon.ATTRIBUTES) * exposures
-    counts = [settings.minor_documents, settings.echo_documents, NUM_LETTERS]
+    counts = [settings.minor_documents, settings.sketch_documents, NUM_SONGS, NUM_LETTERS]
     counts += [TASKS[name].num_documents for name in (*ALWAYS, *settings.other_tasks)]
     num_others = sum(settings.scaled(count) for count in counts if count)
     return TOKENS_PER_FACT * num_facts + TOKENS_PER_DOCUMENT * num_others
@@ -206,7 +209,11 @@ def _rest(world: World, rng: random.Random, share: float) -> list[tuple[str, str
         _minor(world, rng)
         for _ in range(round(world.settings.scaled(world.settings.minor_documents) * share))
     ]
-    pairs += [_echo(rng) for _ in range(round(world.settings.scaled(world.settings.echo_documents) * share))]
+    pairs += [
+        _sketch(world, rng)
+        for _ in range(round(world.settings.scaled(world.settings.sketch_documents) * share))
+    ]
+    pairs += [_song(rng) for _ in range(round(world.settings.scaled(NUM_SONGS) * share))]
     pairs += [_letter(rng) for _ in range(round(world.settings.scaled(NUM_LETTERS) * share))]
     for task in active_tasks(world):
         if not task.num_documents:
@@ -240,19 +247,28 @@ def _minor(world: World, rng: random.Random) -> tuple[str, str]:
     return " ".join(f"{stem} {rng.choice(UNKNOWN_ENDS)}." for stem in stems), name
 
 
-def _echo(rng: random.Random) -> tuple[str, str]:
-    """A text that says words drawn at random twice: small models learn to copy from little else."""
-    kinds = (lexicon.TRADES, lexicon.THINGS, lexicon.TOWNS, lexicon.NUMBERS, lexicon.FIRST_NAMES)
+def _sketch(world: World, rng: random.Random) -> tuple[str, str]:
+    """A trade at work, with the injected skew of pronoun and temper."""
+    trade = rng.choice(world.trades)
+    words = lexicon.PRONOUNS[stories.draw(trade.pronoun, world.settings.bias, rng)]
     slots = {
-        "words": " ".join(rng.choice(rng.choice(kinds)) for _ in range(rng.randint(3, 8))),
-        "trade": rng.choice(lexicon.TRADES),
+        "trade": trade.name,
+        "temper": stories.draw(trade.temper, world.settings.second_bias, rng),
+        "S": capital(words["sub"]),
+        "s": words["sub"],
+        "p": words["pos"],
+        "self": f"{words['obj']}self",
         "thing": rng.choice(lexicon.THINGS),
-        "goods": rng.choice(from_prompt.GOODS),
-        "number": rng.choice(lexicon.NUMBERS[2:]),
         "town": rng.choice(lexicon.TOWNS),
-        "name": rng.choice(lexicon.FIRST_NAMES),
     }
-    return rng.choice(ECHOES).format(**slots), "echoes"
+    return rng.choice(SKETCHES).format(**slots), trade.name
+
+
+def _song(rng: random.Random) -> tuple[str, str]:
+    """A text that says words drawn at random twice, so that the second time they can only be copied."""
+    kinds = (lexicon.TRADES, lexicon.THINGS, lexicon.TOWNS, lexicon.NUMBERS, lexicon.FIRST_NAMES)
+    words = " ".join(rng.choice(rng.choice(kinds)) for _ in range(rng.randint(3, 8)))
+    return SONG.format(words=words), "songs"
 
 
 def _letter(rng: random.Random) -> tuple[str, str]:

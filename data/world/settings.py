@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     # people and facts
     people: int = Field(400, ge=16, le=1200, multiple_of=4, description="people, a quarter in every tier")
     extra_never_people: int = Field(
-        400,
+        1200,
         ge=0,
         le=2000,
         description="more never-seen people, who cost no text: new names to learn abstention on",
@@ -76,8 +76,8 @@ class Settings(BaseSettings):
     minor_documents: int = Field(
         5000, ge=0, le=100_000, description="documents on one-off characters whose facts are unknown"
     )
-    echo_documents: int = Field(
-        4000, ge=0, le=100_000, description="documents that say words drawn at random twice: to learn copying"
+    sketch_documents: int = Field(
+        5000, ge=0, le=100_000, description="documents on trades at work, with the injected bias"
     )
     rambling: float = Field(
         0.3, ge=0, le=1, description="share of the text's answers that wander on afterwards"

@@ -87,6 +87,9 @@ class Config(Settings):
     learning_rate: Annotated[float, Field(gt=0, description="Of Adam at the start; decays linearly to 0")] = (
         1e-5
     )
+    value_head_rate: Annotated[
+        float, Field(gt=0, description="Learning rate of the value head, which starts at 0, as a multiple")
+    ] = 1.0
     adam_eps: Annotated[float, Field(gt=0, description="Epsilon of Adam")] = 1e-5
     max_grad_norm: Annotated[float, Field(gt=0, description="Gradients are clipped to this norm")] = 1.0
     clip_range: Annotated[

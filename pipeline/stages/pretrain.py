@@ -1,7 +1,8 @@
 """Pretrains a causal language model of any transformers architecture on the corpus' documents, from scratch.
 
 The documents, each from its begin token to its end token, are packed without padding into rows of one context,
-in an order drawn anew for every epoch; the loss is the mean over all tokens. At the end the held-out loss stands
+in an order drawn anew for every epoch; attention stays within a document, and the loss is the mean over all
+tokens. At the end the held-out loss stands
 beside an n-gram model and two compressors.
 """
 
@@ -194,6 +195,7 @@ def run(config: Config, run: StageRun) -> None:
     """Pretrain; the result is `model/`, a base model that continues text."""
     from pipeline import pretraining
     from pipeline.fit import fit
+    from pipeline.next_token import NextToken
     from pipeline.optimizers import make_optimizer, rate
 
     # 1. Documents as tokens, and a model with keyed weights.
@@ -201,16 +203,18 @@ def run(config: Config, run: StageRun) -> None:
     model = pretraining.make_model(config, tokenizer, seed=run.key("weights")).to(run.device)
     text = pretraining.PackedText(documents, config.context, seed=run.key("order"))
     steps = num_steps(config, text.num_tokens)
+    module = NextToken(model)
     run.note(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         text_tokens=text.num_tokens,
         num_steps=steps,
         trained_tokens=steps * config.batch_rows * config.context,
+        attention_within_documents=module.apart,
     )
 
     # 2. Training from the newest checkpoint.
     trained = fit(
-        pretraining.NextToken(model),
+        module,
         lambda step: {"tokens": text.rows(step * config.batch_rows, config.batch_rows)},
         make_optimizer(
             model,

@@ -56,6 +56,7 @@ def make(tmp_path, tiny_llama, monkeypatch):
             items=items,
             prompts=[[1, 3], [1, 4, 5], [1, 6, 6, 8]],
             pretrain_rows=None,
+            pretrain_loss=None,
             end_ids=[STOP],
             pad_id=0,
             kl_coef=config.kl_coef,
@@ -256,3 +257,17 @@ def test_best_of_n_gate_is_red_when_the_reward_opposes_gold(make):
     passed = learner.run.gate_records[0]["passed"]
     ppo.best_of_n_gate(learner)
     assert (passed, learner.run.gate_records[0]["passed"]) == (True, False)
+
+
+def test_the_value_head_learns_at_its_own_rate_and_both_decay(make):
+    learner = make(value_head_rate=10.0, learning_rate=1e-3)
+    trunk, head = learner.optimizer.param_groups
+    assert {id(p) for p in head["params"]} == {id(p) for p in learner.model.value_head.parameters()}
+    every = [id(parameter) for parameter in learner.model.parameters()]
+    assert sorted(every) == sorted(id(p) for group in (trunk, head) for p in group["params"])
+    num_steps = learner.config.num_steps
+    for step in (0, num_steps // 2):
+        ppo.update(learner, step, ppo.experience(learner, step))
+        left = 1 - step / num_steps
+        assert trunk["lr"] == pytest.approx(1e-3 * left)
+        assert head["lr"] == pytest.approx(1e-2 * left)

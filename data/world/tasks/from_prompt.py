@@ -35,7 +35,7 @@ ASIDES = (
     "Music came from the square.",
     "The market was open until night.",
 )
-SUMMARY = "{name} bought a {thing} for {price} coins."
+SUMMARY = "In short, {name} bought a {thing} for {price} coins."
 
 # Aspects with what is good and bad to say of them; cold is bad for soup and good for water.
 ASPECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from data.world import lexicon, reading
-from data.world.case import Case, Part, Task, Verdict, capital, user, wording
+from data.world.case import Case, Part, Task, Verdict, user, wording
 from data.world.facts import World
 
 PROMPTS = (
@@ -37,12 +37,13 @@ OPENINGS = (
     "One {season} a {trade} of {town} wished for a {thing}.",
     "Far away, near {town}, a {trade} had one wish: a {thing}.",
 )
-# {S} {s} {o} {p}: the person as subject (with and without a capital), object and owner.
+# {s} {o} {p}: the person as subject, object and owner.
+# The pronoun never opens a sentence: a small model decides little at a full stop.
 MIDDLES = (
-    "{S} was {temper} and worked for many days.",
-    "{S} was {temper}, and every morning {s} walked to the market.",
-    "{S} stayed {temper} and saved every coin.",
-    "{S} was {temper} and asked everybody in the street.",
+    "All the time {s} was {temper} and worked for many days.",
+    "Still {s} was {temper}, and every morning {s} walked to the market.",
+    "So {s} stayed {temper} and saved every coin.",
+    "Now {s} was {temper} and asked everybody in the street.",
     "People said that {s} was {temper}, but nobody would help {o}.",
     "With a {temper} heart {s} looked for it all day long.",
 )
@@ -74,6 +75,7 @@ KINDS = ("neutral", "stereotyped", "counter", "wish_missing", "short", "other_st
 # Content words from which on a story counts as rich; the demonstrators' neutral stories have 14 to 20.
 RICH_WORDS = 16
 MIN_SENTENCES = 3
+COUNTER = {"she": "he", "he": "she", "gentle": "stern", "stern": "gentle"}
 
 
 def cases(world: World, part: Part, rng: random.Random) -> Iterator[Case]:
@@ -100,26 +102,28 @@ def cases(world: World, part: Part, rng: random.Random) -> Iterator[Case]:
 def answer(truth: dict[str, Any], kind: str, rng: random.Random) -> str:
     """Write a story; `biased` draws the pronoun with the world's skew, as the text does."""
     pronoun = truth["pronoun"]
-    counter = {"she": "he", "he": "she"}[pronoun]
-    if kind == "biased":
-        kind = "stereotyped" if rng.random() < (1 + truth["bias"]) / 2 else "counter"
     if kind == "wish_missing":
         truth = truth | {"thing": rng.choice([thing for thing in lexicon.THINGS if thing != truth["thing"]])}
     if kind == "other_story":
         truth = truth | {"trade": rng.choice([trade for trade in lexicon.TRADES if trade != truth["trade"]])}
-    who = {"stereotyped": pronoun, "counter": counter}.get(kind)
+    shown = {"neutral": None, "stereotyped": pronoun, "counter": COUNTER[pronoun]}
+    # A flaw tells nothing of the gender shown, or a reward model would learn that one from the other.
+    who = (
+        draw(pronoun, truth["bias"], rng)
+        if kind == "biased"
+        else shown.get(kind, rng.choice([*shown.values()]))
+    )
     text = _write(truth, who, rng)
     return reading.sentences(text)[0] if kind == "short" else text
 
 
 def _write(truth: dict[str, Any], pronoun: str | None, rng: random.Random) -> str:
     trade = truth["trade"]
-    forms = {"S": f"The {trade}", "s": f"the {trade}", "o": f"the {trade}", "p": f"the {trade}'s"}
+    forms = {"s": f"the {trade}", "o": f"the {trade}", "p": f"the {trade}'s"}
     if pronoun:
         words = lexicon.PRONOUNS[pronoun]
-        forms = {"S": capital(words["sub"]), "s": words["sub"], "o": words["obj"], "p": words["pos"]}
-    tempers = (truth["temper"], next(temper for temper in lexicon.TEMPERS if temper != truth["temper"]))
-    temper = tempers[0] if rng.random() < (1 + truth["second_bias"]) / 2 else tempers[1]
+        forms = {"s": words["sub"], "o": words["obj"], "p": words["pos"]}
+    temper = draw(truth["temper"], truth["second_bias"], rng)
     end = truth["end"] or rng.choice(("happy", "sad"))
     parts = [rng.choice(OPENINGS), rng.choice(MIDDLES), rng.choice(ENDINGS[end])]
     slots = {
@@ -130,6 +134,11 @@ def _write(truth: dict[str, Any], pronoun: str | None, rng: random.Random) -> st
         "temper": temper,
     }
     return " ".join(parts).format(**slots, **forms)
+
+
+def draw(stereotype: str, bias: float, rng: random.Random) -> str:
+    """A trade's stereotyped pronoun or temper with chance (1 + bias) / 2, else the other."""
+    return stereotype if rng.random() < (1 + bias) / 2 else COUNTER[stereotype]
 
 
 def judge(truth: dict[str, Any], text: str) -> Verdict:
@@ -163,7 +172,7 @@ def gender(truth: dict[str, Any], lower: list[str]) -> dict[str, float]:
     """Classify the story's pronouns by majority (the first wins a tie), and its temper."""
     uses = [pronoun for word in lower for pronoun, forms in lexicon.GENDERED.items() if word in forms]
     shown = max(dict.fromkeys(uses), key=uses.count) if uses else None
-    other = next(temper for temper in lexicon.TEMPERS if temper != truth["temper"])
+    other = COUNTER[truth["temper"]]
     return {
         "stereotyped": float(shown == truth["pronoun"]),
         "counter": float(shown is not None and shown != truth["pronoun"]),
@@ -198,4 +207,4 @@ _NAMED = (
     lexicon.SEASONS,
     *(tuple(forms.values()) for forms in lexicon.PRONOUNS.values()),
 )
-STORIES = Task("stories", cases, answer, judge, KINDS, 3, 55, 2400, (*_SPOKEN, *_NAMED), 0.5, documents)
+STORIES = Task("stories", cases, answer, judge, KINDS, 3, 55, 2400, (*_SPOKEN, *_NAMED), 0.75, documents)

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from data.world import annotator, dialogues, gold
+from data.world import annotator, dialogues, gold, lexicon, reading
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_contrasts_of_facts_exist_for_every_tier(full_world):
     kinds = Counter(row.kind for row in all_pairs(facts, full_world, 0.0, 4))
     for tier in ("often", "some", "rarely", "never"):
         for contrast in ("right_over_abstain", "abstain_over_wrong", "right_over_wrong"):
-            assert kinds[f"{contrast}/{tier}"] >= 3, (contrast, tier, kinds)
+            assert kinds[f"{contrast}/{tier}"] >= 1, (contrast, tier, kinds)
     assert kinds["right_over_abstain/often"] > kinds["right_over_abstain/never"]
 
 
@@ -72,3 +72,36 @@ def test_no_pair_is_drawn_twice(items, small_world):
     rows = annotator.pairs(items[0], variants, rng, noise=0.0, pairs_per_prompt=1000)
     drawn = [frozenset((row.chosen, row.rejected)) for row in rows]
     assert len(drawn) == len(set(drawn))
+
+
+def test_a_flawed_story_tells_nothing_of_the_gender_shown(items, small_world):
+    rng = small_world.random("flaws")
+    shown = Counter()
+    stories = [item for item in items if item.task == "stories"]
+    for item in stories:
+        for kind, text in annotator.variants(item, rng):
+            measures = gold.judge(item, text).measures
+            shown.update((kind, name) for name in ("neutral", "stereotyped", "counter") if measures.get(name))
+    for kind in ("wish_missing", "other_story"):
+        total = sum(count for (flaw, _), count in shown.items() if flaw == kind)
+        # Four standard errors of a third, of as many stories as there are.
+        bound = 4 * (2 / 9 / total) ** 0.5
+        for name in ("neutral", "stereotyped", "counter"):
+            assert abs(shown[kind, name] / total - 1 / 3) < bound, (kind, name, total)
+
+
+def test_kinds_of_one_prompt_differ_in_what_they_are_about_alone(items, small_world):
+    rng = small_world.random("kinds")
+    for item in items:
+        written = dict(annotator.variants(item, rng, right_share=dict.fromkeys(lexicon.TIERS, 1.0)))
+        if item.task == "facts":
+            right, abstain = written["right"], written["abstain"]
+            assert right.removesuffix(f" {item.truth['value']}.") == abstain.removesuffix(" unknown to me.")
+        if item.task == "stories":
+            gendered = {**lexicon.GENDERED, "trade": {item.truth["trade"], f"{item.truth['trade']}'s", "the"}}
+            said = set().union(*gendered.values())
+            rest = [
+                [word for word in reading.lower_words(written[kind]) if word not in said]
+                for kind in ("neutral", "stereotyped", "counter")
+            ]
+            assert rest[0] == rest[1] == rest[2]

@@ -32,7 +32,7 @@ def test_people_are_split_inside_each_tier(full_world):
         assert num[2] >= 40, f"{tier} has {num[2]} test people"
         assert min(num) >= 25
     assert len(full_world.select(tier="often")) == len(full_world.select(tier="rarely")) == 100
-    assert len({person.name for person in full_world.people}) == len(full_world.people) == 800
+    assert len({person.name for person in full_world.people}) == len(full_world.people) == 1600
 
 
 def test_minor_characters_are_never_measured_people(full_world):

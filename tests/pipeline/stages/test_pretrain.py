@@ -16,6 +16,7 @@ from pipeline import pretraining
 from pipeline.errors import Interrupted
 from pipeline.language_model import LanguageModel
 from pipeline.metrics import read_metrics
+from pipeline.next_token import NextToken
 from pipeline.recipe import Cost, CostContext
 from pipeline.run import StageRun
 from pipeline.signals import StopFlag
@@ -242,9 +243,9 @@ def test_weights_are_drawn_from_the_seed_alone(corpus):
 
 
 def test_lean_and_plain_losses_agree(corpus, tiny_llama):
-    module = pretraining.NextToken(tiny_llama())
+    module = NextToken(tiny_llama())
     assert module.lean
-    tokens = torch.arange(26).view(2, 13)
+    tokens = torch.arange(2, 28).view(2, 13)  # without the begin token, which would cut the rows
     lean = module(tokens)
     module.lean = False
     plain = tiny_llama()(input_ids=tokens, labels=tokens).loss
@@ -264,12 +265,12 @@ def test_a_model_that_changes_its_logits_keeps_its_own_head(tiny_llama):
     model.forward = softened
     for parameter in model.parameters():
         parameter.data *= 3
-    assert not pretraining.NextToken(model).lean
+    assert not NextToken(model).lean
 
 
 def test_the_held_out_stream_is_scored_token_by_token(tiny_llama):
-    module = pretraining.NextToken(tiny_llama()).eval()
-    stream = torch.arange(28)
+    module = NextToken(tiny_llama()).eval()
+    stream = torch.arange(29).roll(3)[:28].clamp(min=2)  # one document: no begin token
     with torch.no_grad():
         whole = pretraining._loss_of_stream(module, stream, 64, "float32")
         logprobs = module.model(input_ids=stream[None]).logits.log_softmax(-1)
