@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from pipeline.checkpoint import save_state
 from pipeline.errors import TrainingFault
@@ -196,117 +196,118 @@ def train(
 
 def adapt(trainer_class: type) -> type:
     """Make a trainer class take its batches from the stage, save through it, and stop at a NaN."""
+    return type(trainer_class.__name__, (StageTrainer, trainer_class), {})
 
-    class Adapted(trainer_class):
-        def __init__(
-            self,
-            *,
-            stage: StageRun,
-            plan: Batches,
-            describe: Callable[[Mapping[str, Any]], str],
-            paired: bool,
-            **options: Any,
-        ) -> None:
-            self.stage, self.plan, self.describe, self.paired = stage, plan, describe, paired
-            self.checkpoint_folder = options["args"].output_dir
-            self.last_inputs: dict[str, Any] = {}
-            self.begun: list[dict[str, Any]] = []  # the batches of this step so far
-            super().__init__(**options)
-            self.remove_callback(PrinterCallback)
 
-        def _send_telemetry(self) -> None:
-            """Nothing: a local run never touches the network."""
+class StageTrainer(Trainer):
+    """What a stage changes of any TRL trainer; stands before the trainer's own class."""
 
-        def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-            """Nothing: a card comes with an export."""
+    def __init__(
+        self,
+        *,
+        stage: StageRun,
+        plan: Batches,
+        describe: Callable[[Mapping[str, Any]], str],
+        paired: bool,
+        **options: Any,
+    ) -> None:
+        self.stage, self.plan, self.describe, self.paired = stage, plan, describe, paired
+        self.checkpoint_folder = options["args"].output_dir
+        self.last_inputs: dict[str, Any] = {}
+        self.begun: list[dict[str, Any]] = []  # the batches of this step so far
+        super().__init__(**options)
+        self.remove_callback(PrinterCallback)
 
-        def get_train_dataloader(self) -> DataLoader:
-            loader = DataLoader(
-                self.train_dataset,
-                batch_sampler=_Fixed(self.plan.micro),
-                collate_fn=self.data_collator,
-                pin_memory=self.args.dataloader_pin_memory,
-            )
-            return self.accelerator.prepare(loader)
+    def _send_telemetry(self) -> None:
+        """Nothing: a local run never touches the network."""
 
-        def training_step(self, model: Any, inputs: dict[str, Any], num_items: Any = None) -> torch.Tensor:
-            self.last_inputs = dict(inputs)
-            if len(self.begun) == self.plan.accumulation:
-                self.begun = []
-            self.begun.append(inputs)
-            waiting = [inputs]
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: a card comes with an export."""
 
-            def gradients(micro_batch: int) -> torch.Tensor:
-                return [self._gradients(model, whole, num_items, micro_batch) for whole in waiting][-1]
+    def get_train_dataloader(self) -> DataLoader:
+        """Load the planned micro-batches in their order."""
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=_Fixed(self.plan.micro),
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
 
-            def reset() -> None:
-                model.zero_grad()
-                self._metrics["train"].clear()
-                waiting[:] = self.begun
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items: Any = None) -> torch.Tensor:
+        """Gradients of one micro-batch of the plan, in smaller ones where memory runs out; its loss in nats."""
+        self.last_inputs = dict(inputs)
+        if len(self.begun) == self.plan.accumulation:
+            self.begun = []
+        self.begun.append(inputs)
+        waiting = [inputs]
 
-            # The trainer keeps this number in its checkpoints and makes no other use of it.
-            loss, self.state.train_batch_size = halve_until_it_fits(
-                gradients,
-                self.state.train_batch_size,
-                self.stage,
-                at_hand=num_rows(inputs, paired=self.paired),
-                reset=reset,
-                unit="pairs" if self.paired else "rows",
-                num_processes=self.accelerator.num_processes,
-            )
-            if not math.isfinite(loss.item()):
-                _stop_at_fault(self, "loss", loss.item())
-            return loss
+        def gradients(micro_batch: int) -> torch.Tensor:
+            return [self._gradients(model, whole, num_items, micro_batch) for whole in waiting][-1]
 
-        def _gradients(
-            self, model: Any, whole: dict[str, Any], num_items: Any, micro_batch: int
-        ) -> torch.Tensor:
-            """Add up the gradients of a batch, micro-batch after micro-batch; returns its loss."""
-            losses, steps = [], self.plan.accumulation
-            try:
-                for part, share in micro_batches(whole, micro_batch, paired=self.paired):
-                    # The trainer divides a mean by this number, and leaves a sum over `num_items` as it is.
-                    self.current_gradient_accumulation_steps = steps / share
-                    losses.append(super().training_step(model, part, num_items))
-            finally:
-                self.current_gradient_accumulation_steps = steps
-            return torch.stack(losses).sum()
+        def reset() -> None:
+            model.zero_grad()
+            self._metrics["train"].clear()
+            waiting[:] = self.begun
 
-        def _clip_grad_norm(self, model: Any) -> Any:
-            norm = super()._clip_grad_norm(model)
-            if norm is not None and not math.isfinite(float(norm)):
-                _stop_at_fault(self, "gradient norm", float(norm))
-            return norm
+        # The trainer keeps this number in its checkpoints and makes no other use of it.
+        loss, self.state.train_batch_size = halve_until_it_fits(
+            gradients,
+            self.state.train_batch_size,
+            self.stage,
+            at_hand=num_rows(inputs, paired=self.paired),
+            reset=reset,
+            unit="pairs" if self.paired else "rows",
+            num_processes=self.accelerator.num_processes,
+        )
+        if not math.isfinite(loss.item()):
+            _stop_at_fault(self, "loss", loss.item())
+        return loss
 
-        def _get_output_dir(self, trial: Any) -> str:
-            return str(self.checkpoint_folder)
+    def _gradients(self, model: Any, whole: dict[str, Any], num_items: Any, micro_batch: int) -> torch.Tensor:
+        """Add up the gradients of a batch, micro-batch after micro-batch; returns its loss."""
+        losses, steps = [], self.plan.accumulation
+        try:
+            for part, share in micro_batches(whole, micro_batch, paired=self.paired):
+                # The trainer divides a mean by this number, and leaves a sum over `num_items` as it is.
+                self.current_gradient_accumulation_steps = steps / share
+                losses.append(super().training_step(model, part, num_items))
+        finally:
+            self.current_gradient_accumulation_steps = steps
+        return torch.stack(losses).sum()
 
-        def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-            super()._save(output_dir, state_dict)
-            # A pickle of our own settings with absolute paths, which nothing reads.
-            Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)
+        if norm is not None and not math.isfinite(float(norm)):
+            _stop_at_fault(self, "gradient norm", float(norm))
+        return norm
 
-        def _save_checkpoint(self, model: Any, trial: Any) -> None:
-            def write(folder: Path | None) -> None:
-                self.checkpoint_folder = self._agree_on(folder)
-                super(Adapted, self)._save_checkpoint(model, trial)
-                self.accelerator.wait_for_everyone()
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.checkpoint_folder)
 
-            if self.accelerator.is_main_process:
-                self.stage.checkpoints.save(self.state.global_step, write)
-            else:
-                write(None)
-            self.checkpoint_folder = self.args.output_dir
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        # A pickle of our own settings with absolute paths, which nothing reads.
+        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        def write(folder: Path | None) -> None:
+            self.checkpoint_folder = self._agree_on(folder)
+            super(StageTrainer, self)._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
 
-        def _agree_on(self, folder: Path | None) -> str:
-            from accelerate.utils import broadcast_object_list
+        if self.accelerator.is_main_process:
+            self.stage.checkpoints.save(self.state.global_step, write)
+        else:
+            write(None)
+        self.checkpoint_folder = self.args.output_dir
+        self.accelerator.wait_for_everyone()
 
-            agreed: list[Any] = broadcast_object_list([None if folder is None else str(folder)])
-            return str(agreed[0])
+    def _agree_on(self, folder: Path | None) -> str:
+        from accelerate.utils import broadcast_object_list
 
-    Adapted.__name__ = trainer_class.__name__
-    return Adapted
+        agreed: list[Any] = broadcast_object_list([None if folder is None else str(folder)])
+        return str(agreed[0])
 
 
 class _Fixed(torch.utils.data.Sampler):

@@ -2,8 +2,7 @@
 
 The documents, each from its begin token to its end token, are packed without padding into rows of one context,
 in an order drawn anew for every epoch; attention stays within a document, and the loss is the mean over all
-tokens. At the end the held-out loss stands
-beside an n-gram model and two compressors.
+tokens. At the end the held-out loss stands beside an n-gram model and two compressors.
 """
 
 from __future__ import annotations
