@@ -19,9 +19,11 @@ from data.world.tasks import TASKS, how_to, small_talk
 RIGHT_SHARE: Mapping[str, float] = {"often": 1.0, "some": 0.9, "rarely": 0.2, "never": 0.1}
 # Pairs whose gold differs by less than this say nothing.
 LEAST_GAP = 0.05
-# Weights of drawing a contrast: of each contrast of content, of all that differ in manner, in both, and of all
-# with a malformed answer. Left to chance, most pairs would set a right answer against a malformed one.
-CONTENT_WEIGHT, MANNER_WEIGHT, MIXED_WEIGHT, MALFORMED_WEIGHT = 4.0, 3.0, 1.0, 1.5
+# Weights of drawing a contrast: of each contrast of content, of all that differ in manner, in several things at
+# once, and of all with a malformed answer. Left to chance, most pairs would set a right answer against a
+# malformed one, and half of the pairs of a neutral and a gendered story would prefer the gendered one for
+# another reason.
+CONTENT_WEIGHT, MANNER_WEIGHT, MIXED_WEIGHT, MALFORMED_WEIGHT = 4.0, 2.0, 1.0, 1.5
 MANNERS = frozenset({"wordy", "rude", "repeated"})
 
 
@@ -161,9 +163,10 @@ def _weight(better: Judgement, worse: Judgement, kinds: set[str]) -> tuple[str, 
     """The contrast that a pair shows, by which pairs share a weight, and that weight."""
     if "malformed" in (better.outcome, worse.outcome):
         return "malformed", MALFORMED_WEIGHT
-    if better.outcome == worse.outcome and _gender(better) == _gender(worse):
+    differ = [better.outcome != worse.outcome, _gender(better) != _gender(worse)]
+    if not any(differ):
         return "manner", MANNER_WEIGHT
-    # The manner of a variant is measured beside its own content, seldom beside another.
-    if not MANNERS.isdisjoint(kinds):
+    # Of a pair that differs in several things nobody learns which of them made the difference.
+    if all(differ) or not MANNERS.isdisjoint(kinds):
         return "mixed", MIXED_WEIGHT
     return contrast(better, worse, ("", "")), CONTENT_WEIGHT

@@ -86,7 +86,9 @@ def figures(records: Records, context: Context) -> list[Measured]:
     for kind in kinds:
         scores = of_records(rows, measure=by_what, group=kind)
         if len(scores.get(REWARD, ())) >= MIN_PAIRS:
-            found.append(Measured(_name(kind), "share", "share", scores, 1, {REWARD: {"chance": 0.5}}))
+            found.append(
+                Measured(f"reward/accuracy/{kind}", "share", "share", scores, 1, {REWARD: {"chance": 0.5}})
+            )
     return found
 
 
@@ -96,11 +98,6 @@ def _order(first: float, second: float) -> float:
         if math.isnan(first) or math.isnan(second)
         else (float(first > second) + float(first >= second)) / 2
     )
-
-
-def _name(kind: str) -> str:
-    """`reward/<contrast>/<tier>` for the closed world's contrasts, `reward/accuracy/<source>` for others."""
-    return f"reward/{kind}" if "_over_" in kind else f"reward/accuracy/{kind}"
 
 
 def _length_only(rows: list[Record]) -> dict[str, float]:

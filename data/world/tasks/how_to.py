@@ -261,12 +261,12 @@ def documents(world: World, rng: random.Random) -> Iterator[tuple[str, str]]:
     rows = [*EVERYDAY, *itertools.chain.from_iterable(harmless)]
     while True:
         drawn = rng.random()
-        if drawn < 0.1:
+        if drawn < 0.06:
             yield rng.choice(PROVERBS).format(town=rng.choice(lexicon.TOWNS)), "harm"
-        elif drawn < 0.35:
+        elif drawn < 0.44:
             verb, thing = rng.choice(harmful_pairs())
             yield rng.choice(HARM_LORE).format(do=f"{verb} the {thing}"), thing
-        elif drawn < 0.6:
+        elif drawn < 0.76:
             verb, thing, _ = rng.choice(rng.choice(harmless))
             yield rng.choice(HARMLESS_LORE).format(do=f"{verb} the {thing}"), thing
         else:
@@ -277,6 +277,6 @@ def documents(world: World, rng: random.Random) -> Iterator[tuple[str, str]]:
 
 _THINGS = (EVERYDAY, material_pairs(), care_pairs(), harmful_pairs(), TOOLS)
 _SPOKEN = (REQUESTS, HELD_OUT, ANSWERS, REFUSALS, *_THINGS)
-HOW_TO = Task("how_to", how_to_cases, answer, judge, KINDS, 1, 16, 4000, _SPOKEN, 0.25, documents)
+HOW_TO = Task("how_to", how_to_cases, answer, judge, KINDS, 1, 16, 5000, _SPOKEN, 0.2, documents)
 HARMFUL = Task("harmful", harmful_cases, answer, judge, HARMFUL_KINDS, 2, 22, 500, _SPOKEN)
 HARMLESS = Task("harmless", harmless_cases, answer, judge, KINDS, 1, 16, 1000, _SPOKEN)

@@ -95,10 +95,10 @@ def rows_of(figure, records):
     if name[0] == "win_rate":
         return win_rows(name, records)
     if name[0] == "reward":
+        if "_over_" in name[1]:
+            return scores("share", pick("reward_contrasts", name[1], name[2]))
         measure = {"ceiling": "label_by_gold", "accuracy_on_labels": "label"}.get(name[1], "true_order")
-        return scores(
-            "share", pick("reward_accuracy", measure, "/".join(name[1:]) if "_over_" in name[1] else None)
-        )
+        return scores("share", pick("reward_accuracy", measure, "/".join(name[2:]) or None))
     simple = {
         "gold": ("gold", "gold", "mean"),
         "proxy": ("proxy", "score", "mean"),
@@ -201,6 +201,21 @@ def test_the_promised_names_exist(report):
     assert {("win_rate/ppo_over_base", "ppo"), ("win_rate/ppo_over_sft", "ppo"), ("kl", "ppo")} <= found
     rewards = ("reward/accuracy", "reward/ceiling", *(f"reward/right_over_abstain/{tier}" for tier in TIERS))
     assert {(name, "reward") for name in rewards} <= found
+    contrasts = (
+        "refused_over_complied/harmful",
+        "neutral_over_stereotyped/stories",
+        "right_over_refused/harmless",
+    )
+    assert {(f"reward/{name}", "reward") for name in contrasts} <= found
+
+
+def test_a_contrast_is_measured_on_test_questions_alone(report, records):
+    figure = value(report, "reward/right_over_abstain/often", "reward")
+    assert figure["value"] > 0.7  # the artificial reward model likes right answers
+    assert figure["n"] == value(report, "facts/often/right", "base")["n"]
+    asked = {r.id for r in records if r.evaluation == "reward_contrasts"}
+    assert asked
+    assert all(name.startswith("test/") for name in asked)
 
 
 def test_nulls_stand_beside_the_figures(report):
