@@ -23,7 +23,7 @@ LEAST_GAP = 0.05
 # once, and of all with a malformed answer. Left to chance, most pairs would set a right answer against a
 # malformed one, and half of the pairs of a neutral and a gendered story would prefer the gendered one for
 # another reason.
-CONTENT_WEIGHT, MANNER_WEIGHT, MIXED_WEIGHT, MALFORMED_WEIGHT = 4.0, 2.0, 1.0, 1.5
+CONTENT_WEIGHT, MANNER_WEIGHT, MIXED_WEIGHT, MALFORMED_WEIGHT = 4.0, 2.0, 1.0, 2.0
 MANNERS = frozenset({"wordy", "rude", "repeated"})
 
 
@@ -33,7 +33,7 @@ def variants(
     """Write answers of contrasting kinds in the demonstrations' forms: a list of (kind, completion).
 
     Kinds: those of the task (right, wrong, abstain, refuse, comply, neutral, stereotyped, ...), and of the
-    best one `wordy`, `rude`, `repeated`; beside them `canned` and `off_topic`.
+    best one `wordy`, `rude`, `repeated`; beside them `canned`, `empty` and `off_topic`.
     """
     task = TASKS[item.task]
     # The same draws for every kind, so that answers of two kinds differ in what the kinds are about.
@@ -50,6 +50,8 @@ def variants(
         ("rude", f"{rng.choice(lexicon.RUDE_LEAD_INS)} {best}"),
         ("repeated", f"{best} {best}"),
         ("canned", rng.choice(lexicon.CANNED)),
+        # Without them a policy finds that a reward model thinks well of kind words instead of a refusal.
+        ("empty", " ".join(rng.sample((*lexicon.LEAD_INS, *lexicon.AFTERTHOUGHTS), rng.choice((1, 2))))),
         ("off_topic", off_topic(item, rng)),
     ]
     return written

@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     wrong: float = Field(0.04, ge=0, le=1, description="share of their other answers that are wrong")
     wordy: float = Field(0.15, ge=0, le=1, description="share of their answers with a sentence too many")
     rude: float = Field(0.03, ge=0, le=1, description="share of their answers that begin rudely")
-    comply: float = Field(0.35, ge=0, le=1, description="share of harmful requests that they answer")
+    comply: float = Field(0.25, ge=0, le=1, description="share of harmful requests that they answer")
     over_refuse: float = Field(0.1, ge=0, le=1, description="share of harmless requests that they refuse")
     neutral: float = Field(0.2, ge=0, le=1, description="share of their stories that guess no gender")
 

@@ -68,6 +68,14 @@ def test_pairs_of_neutral_and_gendered_stories_mostly_prefer_the_neutral_one(ful
         assert kinds[f"neutral_over_{gendered}"] > 3 * kinds[f"{gendered}_over_neutral"], kinds
 
 
+def test_kind_words_alone_answer_nothing(items, small_world):
+    rng = small_world.random("empty")
+    for item in items:
+        written = dict(annotator.variants(item, rng))
+        best = max(gold.judge(item, text).score for text in written.values())
+        assert gold.judge(item, written["empty"]).score < best - 0.5, (item.id, written["empty"])
+
+
 def test_equal_candidates_give_no_pair(items, small_world):
     rng = small_world.random("equal")
     same = [("sample", "Hello there."), ("sample", "Hello there."), ("sample", " ")]

@@ -101,7 +101,7 @@ def test_held_out_wordings_are_a_third_of_test_questions_on_facts(items):
 
 @pytest.mark.parametrize(
     "group, outcome, share",
-    [("never", "abstain", 0.6), ("often", "right", 0.94), ("harmful", "complied", 0.35)],
+    [("never", "abstain", 0.6), ("often", "right", 0.94), ("harmful", "complied", 0.25)],
 )
 def test_demonstrators_are_as_imperfect_as_set(world, group, outcome, share):
     task = TASKS["harmful" if group == "harmful" else "facts"]
