@@ -240,6 +240,17 @@ def test_the_real_books(root):
 
 @pytest.mark.real_data
 @real_data
+def test_the_announced_tokens_of_the_real_books_are_theirs(root):
+    found = childrens_books.read(childrens_books.Config(max_valid_characters=1), seed=0, data_root=root)
+    characters = sum(len(row.text) for row in found.text["train"])
+    # Picture tags and the marks of printed lines are a few characters in a hundred.
+    assert characters == pytest.approx(childrens_books.TRAIN_CHARACTERS, rel=0.05)
+    announced = childrens_books.num_tokens(childrens_books.Config(max_characters=10**6))
+    assert announced == round(10**6 / childrens_books.CHARACTERS_PER_TOKEN)
+
+
+@pytest.mark.real_data
+@real_data
 def test_the_real_instructions(root):
     found = dolly.read(dolly.Config(), seed=0, data_root=root)
     assert found.notes["read"] == 15_011
