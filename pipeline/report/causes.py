@@ -1,0 +1,338 @@
+"""Why a target of the closed world was not reached: the stage that limits, by rule from what was measured.
+
+For what a stage was to learn from the learned reward, the reward model's contrast on held-out pairs decides
+(harmful requests: refused over complied). Where its order is not shown to be above chance, or its interval
+lies below the share that the target needs, the reward model is the limit: a policy that followed it on every
+prompt would not get there. Else it is the stage that learnt from it, with what that stage left: its score's
+trend and its KL. Facts that the base model does not know are pretraining's; those lost on the way belong to
+the stage that lost most. Of win rates the arithmetic of ties is asked first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.evals.reward_accuracy import MIN_PAIRS, REWARD
+from pipeline.measured import interval_of, of_records
+from pipeline.records import Figure, Record
+from pipeline.report.read import RunData, StageData
+from pipeline.report.verdicts import Bar, main_stage
+from pipeline.statistics import Interval
+
+REWARD_MODEL, PRETRAINING, TIES, TEST_SIZE = "reward model", "pretraining", "ties", "size of the test"
+NOT_KNOWN = "not known"
+LEARNS_FROM_REWARD = ("ppo", "rloo", "grpo")
+SHORTEST_TREND = 16  # steps; a quarter of fewer says nothing
+SURE = 2.0  # standard errors between two quarters that are told apart
+NUM_WORST = 3
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What limits, and the evidence in sentences; the first one decides."""
+
+    limit: str
+    evidence: tuple[str, ...]
+
+
+class Trend(NamedTuple):
+    """The means of a curve's third and last quarter, and what becomes of it."""
+
+    before: float
+    after: float
+    word: str
+
+
+def cause(run: RunData, bar: Bar) -> Cause | None:
+    """Why a target is not met or not measured; None where it is met."""
+    if bar.met:
+        return None
+    if bar.met is None:
+        return Cause("not measured", (_not_measured(run, bar),))
+    name = bar.figure
+    if name == "facts/often/right":
+        return _often(run, bar)
+    if name.startswith("facts/never/hallucinated"):
+        needed = 0.5 if "_minus_" in name else 1 - bar.bound
+        return _learned(run, "facts/never/hallucinated", "abstain_over_wrong/never", needed)
+    if name == "bias/stereotyped":
+        return _base_bias(run, bar) if "injected" in bar.target else _stereotyped(run, bar)
+    if name == "refusal/harmful":
+        return _learned(run, name, "refused_over_complied/harmful", bar.bound)
+    if name == "refusal/harmless":
+        return _learned(run, name, "right_over_refused/harmless", 1 - bar.bound)
+    if name.startswith("win_rate/"):
+        return _win_rate(run, bar)
+    return _accuracy(run) if name == "reward/accuracy" else _right_over_abstain(run)
+
+
+# --- what a stage was to learn from the reward ------------------------------------------------------------
+
+
+def _learned(run: RunData, name: str, kind: str, needed: float) -> Cause:
+    """Judge by the reward model's contrast `kind`, of which the target needs the share `needed` in order."""
+    main = main_stage(run) or ""
+    stage = _stage(run, main)
+    steps = _by_stage(run, name)
+    if stage is None or stage.kind not in LEARNS_FROM_REWARD:
+        return Cause(main, ("no stage after it learnt from a reward", steps))
+    if "learned" not in stage.config.get("rewards", {"learned": 1.0}):
+        return Cause(main, (steps, *_left(stage)))
+    found = held_out(run, kind)
+    if found.num < MIN_PAIRS:
+        open_question = f"{_few(found.num, kind)}, so that the reward model's part cannot be told"
+        return Cause(NOT_KNOWN, (open_question, steps, *_left(stage)))
+    told = (
+        f"{_words(kind)}: right order in {found.value:.3f} of {found.num} held-out pairs "
+        f"({found.low:.3f} to {found.high:.3f})"
+    )
+    if found.low <= 0.5:
+        return Cause(REWARD_MODEL, (f"{told}, not shown to be above chance", steps))
+    if found.high < needed:
+        return Cause(REWARD_MODEL, (f"{told}; the target needs {needed:.3f}", steps))
+    return Cause(main, (f"{told} by the reward model, which {main} did not follow", steps, *_left(stage)))
+
+
+def held_out(run: RunData, kind: str) -> Interval:
+    """The reward model's accuracy on the held-out pairs of one contrast, in gold's order."""
+    rows = of_records({REWARD: _pairs(run)}, measure="true_order", group=kind)
+    return interval_of("share", rows.get(REWARD, []))
+
+
+def _pairs(run: RunData) -> list[Record]:
+    return [row for row in run.evaluation.records if row.evaluation == "reward_accuracy"]
+
+
+def _few(num: int, kind: str) -> str:
+    return f"only {num} held-out pairs of {_words(kind)}, fewer than {MIN_PAIRS}"
+
+
+def _by_stage(run: RunData, name: str) -> str:
+    """A figure along the models from the base to the main one."""
+    figures = [(stage, run.figure(name, stage)) for stage in _lineage(run)]
+    return "by stage: " + ", ".join(f"{stage} {figure.value:.3f}" for stage, figure in figures if figure)
+
+
+def _left(stage: StageData) -> list[str]:
+    """What a stage that learns from a reward left unused: where its score was going, and its KL."""
+    found = []
+    score = trend(_curve(stage, "score"))
+    if score:
+        found.append(
+            f"its score went from {score.before:+.3f} to {score.after:+.3f} over the last two quarters "
+            f"of its steps: {score.word}"
+        )
+    kl, coefficient = _curve(stage, "kl"), _curve(stage, "kl_coef")
+    if not kl:
+        return found
+    last = float(np.mean(kl[-max(1, len(kl) // 4) :]))
+    if stage.config.get("kl_control") in ("budget", "adaptive"):
+        found.append(f"KL {last:.2f} of {stage.config['kl_target']:.2f} nats per completion at the end")
+    elif coefficient:
+        found.append(
+            f"KL {last:.2f} nats per completion at the end, a penalty of {last * coefficient[-1]:.3f} of score"
+        )
+    return found
+
+
+def trend(values: Sequence[float]) -> Trend | None:
+    """Compare the last quarter of a curve with the one before; None where it is too short.
+
+    Rising or falling where the means are more than two standard errors apart, steps taken as independent.
+    """
+    if len(values) < SHORTEST_TREND:
+        return None
+    quarter = len(values) // 4
+    before, after = np.array(values[-2 * quarter : -quarter]), np.array(values[-quarter:])
+    gap = float(after.mean() - before.mean())
+    error = float(np.sqrt((before.var(ddof=1) + after.var(ddof=1)) / quarter))
+    word = "flat" if abs(gap) <= SURE * error else "still rising" if gap > 0 else "still falling"
+    return Trend(float(before.mean()), float(after.mean()), word)
+
+
+# --- facts and bias ---------------------------------------------------------------------------------------
+
+
+def _often(run: RunData, bar: Bar) -> Cause:
+    base, *tuned = _lineage(run)
+    known = _value(run, bar.figure, base)
+    if bar.stage == base:
+        return Cause(PRETRAINING, (_answers(run, base), *_pretraining_loss(run)))
+    if known < bar.bound:
+        return Cause(PRETRAINING, (f"base itself is right in {known:.3f}", *_pretraining_loss(run)))
+    steps = list(zip([base, *tuned], tuned, strict=False))
+    lost = {step: _value(run, bar.figure, step[0]) - _value(run, bar.figure, step[1]) for step in steps}
+    before, after = max(steps, key=lambda step: lost[step])
+    if after != bar.stage:
+        fall = (
+            f"{before} {_value(run, bar.figure, before):.3f} to {after} {_value(run, bar.figure, after):.3f}"
+        )
+        return Cause(after, (f"most was lost from {fall}", _answers(run, after), _by_stage(run, bar.figure)))
+    grown = {
+        outcome: _value(run, f"facts/often/{outcome}", after) - _value(run, f"facts/often/{outcome}", before)
+        for outcome in ("abstain", "hallucinated")
+    }
+    rival = "abstain" if grown["abstain"] >= grown["hallucinated"] else "wrong"
+    return _learned(run, bar.figure, f"right_over_{rival}/often", bar.bound)
+
+
+def _answers(run: RunData, stage: str) -> str:
+    """What a model answers to questions on facts that it often read."""
+    outcomes = {"right": "right", "abstain": "abstain", "hallucinated": "wrong", "malformed": "malformed"}
+    figures = [(word, run.figure(f"facts/often/{name}", stage)) for name, word in outcomes.items()]
+    return f"{stage}: " + ", ".join(f"{word} {figure.value:.3f}" for word, figure in figures if figure)
+
+
+def _pretraining_loss(run: RunData) -> list[str]:
+    for stage in run.stage_of("pretrain"):
+        loss = trend(_curve(stage, "loss"))
+        if loss:
+            return [f"the loss of {stage.name} went from {loss.before:.3f} to {loss.after:.3f}: {loss.word}"]
+    return []
+
+
+def _base_bias(run: RunData, bar: Bar) -> Cause:
+    """Tell a base model that shows few pronouns from one whose pronouns follow the trade too little or much."""
+    shown, counter = (_value(run, f"bias/{kind}", bar.stage) for kind in ("stereotyped", "counter"))
+    if shown + counter == 0:
+        return Cause(PRETRAINING, ("no story of the base model shows a pronoun", *_pretraining_loss(run)))
+    skew = shown / (shown + counter)
+    if abs(skew - bar.bound) <= 0.10:
+        told = (
+            f"no pronoun in {1 - shown - counter:.3f} of its stories; {skew:.3f} of those with one are "
+            "stereotyped, as injected"
+        )
+    else:
+        told = (
+            f"{skew:.3f} of the stories with a pronoun are stereotyped: the skew itself was learnt otherwise"
+        )
+    return Cause(PRETRAINING, (told, *_pretraining_loss(run)))
+
+
+def _stereotyped(run: RunData, bar: Bar) -> Cause:
+    found = _learned(run, bar.figure, "neutral_over_stereotyped/stories", 1 - bar.bound)
+    start = run.figure(bar.figure, run.model_names[0])
+    injected = start.nulls.get("injected") if start else None
+    if start is None or injected is None or start.value >= injected - 0.10:
+        return found
+    low = f"the target is low because base itself shows {start.value:.3f} where {injected:.2f} was injected"
+    return Cause(found.limit, (*found.evidence, low))
+
+
+# --- win rates and the reward model -----------------------------------------------------------------------
+
+
+def _win_rate(run: RunData, bar: Bar) -> Cause:
+    name = bar.figure.removesuffix("/decided")
+    rate, decided = run.figure(name, bar.stage), run.figure(f"{name}/decided", bar.stage)
+    if rate is None or decided is None:
+        return Cause(TIES, ("every pair of answers ties",))
+    if bar.figure == name and rate.value >= bar.bound:
+        return Cause(
+            TEST_SIZE,
+            (
+                f"{rate.value:.3f} is enough, but its interval is ±{(rate.high - rate.low) / 2:.3f} wide with "
+                f"{rate.clusters} clusters",
+            ),
+        )
+    shares = _shares(rate, decided)
+    most = 1 - (rate.n - decided.n) / rate.n / 2
+    if bar.figure == name and most < bar.bound:
+        return Cause(TIES, (f"{shares}: with so many ties no more than {most:.3f} can be won",))
+    lost = _losses(run, *name.removeprefix("win_rate/").split("_over_"))
+    return Cause(bar.stage, (shares, *lost))
+
+
+def _shares(rate: Figure, decided: Figure) -> str:
+    told = decided.n / rate.n
+    wins, losses = decided.value * told, (1 - decided.value) * told
+    return f"wins {wins:.3f}, ties {1 - told:.3f}, losses {losses:.3f} of {rate.n} answers"
+
+
+def _losses(run: RunData, ours: str, theirs: str) -> list[str]:
+    """The tasks with most answers of lower gold."""
+    scores = {
+        stage: {row.id: row for row in run.evaluation.records if (row.evaluation, row.stage) == asked}
+        for stage, asked in ((stage, ("win_rate", stage)) for stage in (ours, theirs))
+    }
+    shared = [(row, scores[theirs][name]) for name, row in scores[ours].items() if name in scores[theirs]]
+    lost = Counter(row.group for row, other in shared if row.score < other.score)
+    asked = Counter(row.group for row, _ in shared)
+    worst = ", ".join(f"{task} {num} of {asked[task]}" for task, num in lost.most_common(NUM_WORST))
+    return [f"most lost in {worst}".replace("_", " ")] if worst else []
+
+
+def _accuracy(run: RunData) -> Cause:
+    """Name the contrasts in which most pairs are in the wrong order."""
+    scores: dict[str, list[float]] = {}
+    for row in _pairs(run):
+        if row.measure == "true_order" and row.score == row.score:
+            scores.setdefault(row.group, []).append(row.score)
+    wrong = {kind: sum(1 - score for score in found) for kind, found in scores.items()}
+    worst = sorted((kind for kind in wrong if wrong[kind]), key=lambda kind: (-wrong[kind], kind))[:NUM_WORST]
+    named = ", ".join(f"{_words(kind)} {wrong[kind]:.0f} of {len(scores[kind])} wrong" for kind in worst)
+    total = sum(wrong.values())
+    return Cause(REWARD_MODEL, (f"of {total:.0f} wrong orders most are in {named}",))
+
+
+def _right_over_abstain(run: RunData) -> Cause:
+    """Show whether answering is liked more where more was read."""
+    found = {
+        tier: held_out(run, f"right_over_abstain/{tier}") for tier in ("often", "some", "rarely", "never")
+    }
+    tiers = ", ".join(f"{tier} {row.value:.3f} of {row.num}" for tier, row in found.items() if row.num)
+    often, wrong = found["often"], held_out(run, "right_over_wrong/often")
+    chance = "not shown to be above chance" if not often.low > 0.5 else "above chance"
+    others = [f"right over wrong, often: {wrong.value:.3f} of {wrong.num}"] if wrong.num else []
+    return Cause(REWARD_MODEL, (f"{chance}; by how often the fact was read: {tiers}", *others))
+
+
+# --- what was not measured --------------------------------------------------------------------------------
+
+
+def _not_measured(run: RunData, bar: Bar) -> str:
+    name = bar.figure
+    if name == "reward/accuracy":
+        return "no reward model was scored on held-out pairs"
+    if name.startswith("reward/"):
+        kind = name.removeprefix("reward/")
+        return _few(held_out(run, kind).num, kind)
+    if name.endswith("/decided") and run.figure(name.removesuffix("/decided"), bar.stage):
+        return "every pair of answers ties"
+    if name == "bias/stereotyped" and run.figure(name, bar.stage):
+        return "the share that was injected is not known"
+    return f"no answer of {bar.stage} was scored for it"
+
+
+# --- small things -----------------------------------------------------------------------------------------
+
+
+def _lineage(run: RunData) -> list[str]:
+    """The models from the base to the main one, each trained from the one before."""
+    parents = {model["name"]: model["parent"] for model in run.evaluation.models}
+    found = [main_stage(run) or ""]
+    while parents.get(found[0]):
+        found.insert(0, parents[found[0]])
+    return found
+
+
+def _stage(run: RunData, name: str) -> StageData | None:
+    return next((stage for stage in run.stages if stage.name == name), None)
+
+
+def _value(run: RunData, name: str, stage: str) -> float:
+    figure = run.figure(name, stage)
+    return figure.value if figure else 0.0
+
+
+def _curve(stage: StageData, name: str) -> list[float]:
+    return [row[name] for row in stage.metrics if isinstance(row.get(name), int | float)]
+
+
+def _words(kind: str) -> str:
+    return kind.replace("/", ", ").replace("_", " ")
