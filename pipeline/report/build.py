@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.records import Comparison, to_json
-from pipeline.report import verdicts
+from pipeline.report import prototype, verdicts
+from pipeline.report.causes import cause
 from pipeline.report.plots import pictures
 from pipeline.report.read import RunData, read_chains
 
@@ -146,6 +148,7 @@ def render(chains: Sequence[RunData], *, comparing: bool) -> str:
     environment.filters["signed"] = lambda value: ("+" if value > 0 else "") + number(value)
     environment.filters["slug"] = lambda word: word.replace(" ", "-")
     environment.filters["words"] = verdicts.words
+    environment.globals["prototype"] = prototype
     title = " and ".join(dict.fromkeys(str(chain.record.get("recipe", chain.label)) for chain in chains))
     page = environment.from_string(template).render(
         title=title,
@@ -172,7 +175,8 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "seed": chain.seed,
         "models": chain.model_names,
         "verdicts": found,
-        "bars": verdicts.bars(chain),
+        "bars": [(bar, cause(chain, bar)) for bar in verdicts.bars(chain)],
+        "orientation": prototype.orientation(chain),
         "table": stage_table(chain),
         "pictures": pictures(chain, prefix),
         "wins": [f for f in chain.evaluation.figures if f.name.startswith("win_rate/")],
@@ -277,16 +281,17 @@ def across(chains: Sequence[RunData]) -> list[dict[str, Any]]:
 
 
 def bars_across(chains: Sequence[RunData]) -> list[dict[str, Any]]:
-    """The bars of the closed world over seeds: each seed's value, and how many meet the bar."""
-    found = [verdicts.bars(chain) for chain in chains]
+    """The bars of the closed world over seeds: each seed's value, how many meet the bar, what limits the rest."""
+    found = [[(bar, cause(chain, bar)) for bar in verdicts.bars(chain)] for chain in chains]
     if not all(found) or len({len(rows) for rows in found}) > 1:
         return []
     return [
         {
-            "bar": rows[0],
-            "values": [(row.value.partition(" (")[0], row.met) for row in rows],
-            "num_met": sum(row.met is True for row in rows),
+            "bar": rows[0][0],
+            "values": [(bar.value.partition(" (")[0], bar.met) for bar, _ in rows],
+            "num_met": sum(bar.met is True for bar, _ in rows),
             "num": len(rows),
+            "limits": Counter(why.limit for _, why in rows if why).most_common(),
         }
         for rows in zip(*found, strict=True)
     ]

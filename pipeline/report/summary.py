@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.report import verdicts
+from pipeline.report import prototype, verdicts
 from pipeline.report.build import HTML, number, stage_table
+from pipeline.report.causes import cause
 from pipeline.report.read import RunData, read_chains
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ SHORT = (
 
 
 def print_summary(run_dir: Path, console: Console) -> None:
-    """Print what each stage did, the verdict, some prompts answered by every model, and the report's path.
+    """Print what each stage did, the verdict, the targets, some prompts answered side by side, the report's path.
 
     A run without an evaluation gets its stages and their times. Model text is printed as text, without control
     characters.
@@ -41,6 +42,8 @@ def print_summary(run_dir: Path, console: Console) -> None:
         _print_stages(chain, console)
         if chain.model_names:
             _print_figures(chain, console)
+            _print_orientation(chain, console)
+            _print_targets(chain, console)
     if chains[0].model_names:
         _print_prompts(chains[0], console)
     failed = [(stage.name, gate) for chain in chains for stage in chain.stages for gate in stage.gates]
@@ -92,6 +95,40 @@ def _print_figures(chain: RunData, console: Console) -> None:
         console.print(f"{step.after} against {step.before}: {step.word}", markup=False, highlight=False)
         for sentence in step.sentences():
             console.print(f"  {sentence}", markup=False, highlight=False)
+
+
+def _print_orientation(chain: RunData, console: Console) -> None:
+    from rich.table import Table
+
+    lines = prototype.orientation(chain)
+    if not lines:
+        return
+    console.print(f"{prototype.LABEL}\n  {prototype.MEANING}", markup=False, highlight=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in prototype.COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for line in lines:
+        table.add_row(line.label, *line.cells, style="bold" if line.ours else "dim")
+    console.print(table)
+
+
+def _print_targets(chain: RunData, console: Console) -> None:
+    """Print how many targets of the closed world are reached, and a line with the limit for each other."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    found = [(bar, cause(chain, bar)) for bar in verdicts.bars(chain)]
+    if not found:
+        return
+    num_met = sum(why is None for _, why in found)
+    console.print(f"{chain.label}: {num_met} of {len(found)} targets reached", markup=False, highlight=False)
+    for bar, why in found:
+        if why:
+            value = bar.value.partition(" (")[0]
+            limit = "" if bar.met is None else f"limit {why.limit}, "
+            told = f"{bar.what}, {bar.stage}: {value}, not {bar.target}; {limit}{why.evidence[0]}"
+            console.print(Padding(Text(told), (0, 0, 0, 2)))
 
 
 def _print_prompts(chain: RunData, console: Console) -> None:

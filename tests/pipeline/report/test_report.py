@@ -10,7 +10,7 @@ from rich.console import Console
 
 from data.errors import InputError
 from pipeline.checkpoint import write_json
-from pipeline.report import rebuild, verdicts
+from pipeline.report import prototype, rebuild, verdicts
 from pipeline.report.build import across, build_report, number
 from pipeline.report.read import read_chain, read_chains
 from pipeline.report.summary import print_summary, printable
@@ -123,6 +123,19 @@ def test_bars_compare_with_the_targets(chain):
     assert all(bar.met is not None for bar in bars.values())
 
 
+def test_every_unmet_bar_says_what_limits_it(page, chain):
+    unmet = [bar for bar in verdicts.bars(chain) if not bar.met]
+    assert unmet
+    assert page.count('<tr class="why">') == len(unmet)
+    assert page.count("limit: ") == len([bar for bar in unmet if bar.met is False])
+
+
+def test_the_prototype_stands_beside_ours(page):
+    assert prototype.LABEL in page
+    assert page.count('<tr class="ours">') == 3
+    assert ".94/.02/.04" in page
+
+
 def test_flips_hold_both_answers_and_only_their_kind(chain):
     flips = verdicts.flips(chain, "sft", "ppo")
     assert flips["answer to abstain"]
@@ -200,6 +213,7 @@ def test_several_seeds_show_median_and_range(several_seeds, no_pictures):
     assert (row["low"], row["high"]) == tuple(values)
     assert row["median"] == pytest.approx(sum(values) / 2)
     assert "Over seeds" in report.html
+    assert "limit where not" in report.html
     parsed = Tags()
     parsed.feed(report.html)
     assert not parsed.faults
@@ -225,8 +239,21 @@ def test_the_summary_says_what_each_stage_did(artificial_run):
         "side by side",
         "report.html",
         "gate failed",
+        "targets reached",
+        "limit ",
+        prototype.LABEL,
     ):
         assert words in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_summary_fits_the_terminal(artificial_run, width):
+    console = Console(width=width, record=True, force_terminal=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_summary(artificial_run, console)
+    console.file.close()
+    lines = console.export_text().splitlines()
+    assert all(len(line) <= width for line in lines if not line.startswith("report: "))
+    assert any(line.startswith("base ") and line.count("/") == 8 for line in lines)
 
 
 def test_model_text_cannot_drive_the_terminal():
