@@ -85,8 +85,7 @@ def _learned(run: RunData, name: str, kind: str, needed: float) -> Cause:
         return Cause(main, (steps, *_left(stage)))
     found = held_out(run, kind)
     if found.num < MIN_PAIRS:
-        open_question = f"{_few(found.num, kind)}, so that the reward model's part cannot be told"
-        return Cause(NOT_KNOWN, (open_question, steps, *_left(stage)))
+        return Cause(NOT_KNOWN, (_few(found.num, kind), steps, *_left(stage)))
     told = (
         f"{_words(kind)}: right order in {found.value:.3f} of {found.num} held-out pairs "
         f"({found.low:.3f} to {found.high:.3f})"
@@ -109,7 +108,7 @@ def _pairs(run: RunData) -> list[Record]:
 
 
 def _few(num: int, kind: str) -> str:
-    return f"only {num} held-out pairs of {_words(kind)}, fewer than {MIN_PAIRS}"
+    return f"{num or 'no'} held-out pairs of {_words(kind)}; it takes {MIN_PAIRS} to tell"
 
 
 def _by_stage(run: RunData, name: str) -> str:

@@ -94,7 +94,7 @@ def _print_figures(chain: RunData, console: Console) -> None:
     for step in verdicts.stage_verdicts(chain):
         console.print(f"{step.after} against {step.before}: {step.word}", markup=False, highlight=False)
         for sentence in step.sentences():
-            console.print(f"  {sentence}", markup=False, highlight=False)
+            _print_hanging(sentence, console)
 
 
 def _print_orientation(chain: RunData, console: Console) -> None:
@@ -103,8 +103,9 @@ def _print_orientation(chain: RunData, console: Console) -> None:
     lines = prototype.orientation(chain)
     if not lines:
         return
-    console.print(f"{prototype.LABEL}\n  {prototype.MEANING}", markup=False, highlight=False)
-    table = Table(box=None, pad_edge=False)
+    console.print(prototype.LABEL, markup=False, highlight=False)
+    _print_hanging(prototype.MEANING, console)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for name in prototype.COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
@@ -115,20 +116,30 @@ def _print_orientation(chain: RunData, console: Console) -> None:
 
 def _print_targets(chain: RunData, console: Console) -> None:
     """Print how many targets of the closed world are reached, and a line with the limit for each other."""
-    from rich.padding import Padding
-    from rich.text import Text
-
     found = [(bar, cause(chain, bar)) for bar in verdicts.bars(chain)]
     if not found:
         return
     num_met = sum(why is None for _, why in found)
     console.print(f"{chain.label}: {num_met} of {len(found)} targets reached", markup=False, highlight=False)
+    last = None
     for bar, why in found:
         if why:
             value = bar.value.partition(" (")[0]
-            limit = "" if bar.met is None else f"limit {why.limit}, "
-            told = f"{bar.what}, {bar.stage}: {value}, not {bar.target}; {limit}{why.evidence[0]}"
-            console.print(Padding(Text(told), (0, 0, 0, 2)))
+            reason = "as above" if why == last else why.evidence[0]
+            told = f"{bar.what}, {bar.stage}: {value}, target {bar.target}. Limit {why.limit}: {reason}"
+            _print_hanging(told.replace("Limit not measured: ", ""), console)
+            last = why
+
+
+def _print_hanging(line: str, console: Console) -> None:
+    """Print a line whose second and later rows are set in."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    first, *others = Text(line).wrap(console, max(20, console.width - 4))
+    console.print(Padding(first, (0, 0, 0, 2)))
+    for row in others:
+        console.print(Padding(row, (0, 0, 0, 4)))
 
 
 def _print_prompts(chain: RunData, console: Console) -> None:
