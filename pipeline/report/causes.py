@@ -200,6 +200,12 @@ def _base_bias(run: RunData, bar: Bar) -> Cause:
     shown, counter = (_value(run, f"bias/{kind}", bar.stage) for kind in ("stereotyped", "counter"))
     if shown + counter == 0:
         return Cause(PRETRAINING, ("no story of the base model shows a pronoun", *_pretraining_loss(run)))
+    start = run.figure(bar.figure, bar.stage)
+    num = round((shown + counter) * start.n) if start else 0
+    if num < MIN_PAIRS:
+        return Cause(
+            NOT_KNOWN, (f"{num} stories of the base model show a pronoun; it takes {MIN_PAIRS} to tell",)
+        )
     skew = shown / (shown + counter)
     if abs(skew - bar.bound) <= 0.10:
         told = (

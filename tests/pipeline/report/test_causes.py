@@ -236,6 +236,17 @@ def test_a_base_without_pronouns_is_told_from_a_weak_skew():
     assert "0.600 of the stories with a pronoun" in told[1].evidence[0]
 
 
+def test_a_skew_of_a_few_stories_is_not_judged():
+    shown = figure("bias/stereotyped", "base", 0.2, n=50)
+    found = why(
+        a_run({("bias/stereotyped", "base"): shown, ("bias/counter", "base"): 0.1}),
+        "stereotyped pronouns",
+        "base",
+    )
+    assert found.limit == NOT_KNOWN
+    assert "15 stories" in found.evidence[0]
+
+
 def test_stereotypes_that_stay_ask_for_neutral_over_stereotyped():
     changes = {("bias/stereotyped", "base"): 0.6, ("bias/stereotyped", "ppo"): 0.5}
     run = a_run(changes, records=judged("neutral_over_stereotyped/stories", [1] * 52 + [0] * 48))
