@@ -1,6 +1,6 @@
 """Why a target of the closed world was not reached: the stage that limits, by rule from what was measured.
 
-For what a stage was to learn from the learned reward, the reward model's contrast on held-out pairs decides
+For what a stage was to learn from the learned reward, the reward model's contrast on test questions decides
 (harmful requests: refused over complied). Where its order is not shown to be above chance, or its interval
 lies below the share that the target needs, the reward model is the limit: a policy that followed it on every
 prompt would not get there. Else it is the stage that learnt from it, with what that stage left: its score's
@@ -83,11 +83,11 @@ def _learned(run: RunData, name: str, kind: str, needed: float) -> Cause:
         return Cause(main, ("no stage after it learnt from a reward", steps))
     if "learned" not in stage.config.get("rewards", {"learned": 1.0}):
         return Cause(main, (steps, *_left(stage)))
-    found = held_out(run, kind)
+    found = contrast(run, kind)
     if found.num < MIN_PAIRS:
         return Cause(NOT_KNOWN, (_few(found.num, kind), steps, *_left(stage)))
     told = (
-        f"{_words(kind)}: right order in {found.value:.3f} of {found.num} held-out pairs "
+        f"{_words(kind)}: right order in {found.value:.3f} of {found.num} test questions "
         f"({found.low:.3f} to {found.high:.3f})"
     )
     if found.low <= 0.5:
@@ -97,10 +97,14 @@ def _learned(run: RunData, name: str, kind: str, needed: float) -> Cause:
     return Cause(main, (f"{told} by the reward model, which {main} did not follow", steps, *_left(stage)))
 
 
-def held_out(run: RunData, kind: str) -> Interval:
-    """The reward model's accuracy on the held-out pairs of one contrast, in gold's order."""
-    rows = of_records({REWARD: _pairs(run)}, measure="true_order", group=kind)
-    return interval_of("share", rows.get(REWARD, []))
+def contrast(run: RunData, kind: str) -> Interval:
+    """The share of test questions on which the reward model orders a contrast ("right_over_wrong/often") as gold.
+
+    See `pipeline.evals.reward_contrasts`.
+    """
+    measure, _, group = kind.partition("/")
+    rows = {REWARD: [row for row in run.evaluation.records if row.evaluation == "reward_contrasts"]}
+    return interval_of("share", of_records(rows, measure=measure, group=group).get(REWARD, []))
 
 
 def _pairs(run: RunData) -> list[Record]:
@@ -108,7 +112,7 @@ def _pairs(run: RunData) -> list[Record]:
 
 
 def _few(num: int, kind: str) -> str:
-    return f"{num or 'no'} held-out pairs of {_words(kind)}; it takes {MIN_PAIRS} to tell"
+    return f"{num or 'no'} test questions on {_words(kind)}; it takes {MIN_PAIRS} to tell"
 
 
 def _by_stage(run: RunData, name: str) -> str:
@@ -288,10 +292,10 @@ def _accuracy(run: RunData) -> Cause:
 def _right_over_abstain(run: RunData) -> Cause:
     """Show whether answering is liked more where more was read."""
     found = {
-        tier: held_out(run, f"right_over_abstain/{tier}") for tier in ("often", "some", "rarely", "never")
+        tier: contrast(run, f"right_over_abstain/{tier}") for tier in ("often", "some", "rarely", "never")
     }
     tiers = ", ".join(f"{tier} {row.value:.3f} of {row.num}" for tier, row in found.items() if row.num)
-    often, wrong = found["often"], held_out(run, "right_over_wrong/often")
+    often, wrong = found["often"], contrast(run, "right_over_wrong/often")
     chance = "not shown to be above chance" if not often.low > 0.5 else "above chance"
     others = [f"right over wrong, often: {wrong.value:.3f} of {wrong.num}"] if wrong.num else []
     return Cause(REWARD_MODEL, (f"{chance}; by how often the fact was read: {tiers}", *others))
@@ -306,7 +310,7 @@ def _not_measured(run: RunData, bar: Bar) -> str:
         return "no reward model was scored on held-out pairs"
     if name.startswith("reward/"):
         kind = name.removeprefix("reward/")
-        return _few(held_out(run, kind).num, kind)
+        return _few(contrast(run, kind).num, kind)
     if name.endswith("/decided") and run.figure(name.removesuffix("/decided"), bar.stage):
         return "every pair of answers ties"
     if name == "bias/stereotyped" and run.figure(name, bar.stage):

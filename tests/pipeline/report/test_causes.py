@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.records import Figure, Record
 from pipeline.report import verdicts
-from pipeline.report.causes import NOT_KNOWN, cause, held_out, trend
+from pipeline.report.causes import NOT_KNOWN, cause, contrast, trend
 from pipeline.report.read import Evaluation, RunData, StageData
 
 # Every target that these leave alone is met.
@@ -45,7 +45,16 @@ def figure(name, stage, value, *, n=300, half=0.02):
 
 
 def judged(kind, scores):
-    """Held-out pairs of one contrast, 1 where the reward model has them in the right order."""
+    """Test questions on one contrast, 1 where the reward model orders it as gold does."""
+    measure, _, group = kind.partition("/")
+    return [
+        Record(f"{kind}/{n}", f"{n}", "reward", "reward_contrasts", measure, "", "", float(score), group)
+        for n, score in enumerate(scores)
+    ]
+
+
+def paired(kind, scores):
+    """Held-out pairs of one kind, 1 where the reward model has them in gold's order."""
     return [
         Record(f"{kind}/{n}", f"{n}", "reward", "reward_accuracy", "true_order", "", "", float(score), kind)
         for n, score in enumerate(scores)
@@ -100,7 +109,7 @@ def test_a_reward_model_at_chance_is_the_limit():
     run = a_run({("refusal/harmful", "ppo"): 0.1}, records=judged(REFUSED, [1] * 41 + [0] * 59))
     found = why(run, HARM)
     assert found.limit == "reward model"
-    assert "0.410 of 100 held-out pairs" in found.evidence[0]
+    assert "0.410 of 100 test questions" in found.evidence[0]
     assert "refused over complied, harmful" in found.evidence[0]
     assert "not shown to be above chance" in found.evidence[0]
     assert "base 0.000, sft 0.600, ppo 0.100" in " ".join(found.evidence)
@@ -142,7 +151,7 @@ def test_too_few_pairs_leave_the_cause_open():
     run = a_run({("refusal/harmful", "ppo"): 0.1}, records=judged(REFUSED, [1] * 19))
     found = why(run, HARM)
     assert found.limit == NOT_KNOWN
-    assert "19 held-out pairs" in found.evidence[0]
+    assert "19 test questions" in found.evidence[0]
     assert "20" in found.evidence[0]
 
 
@@ -154,7 +163,7 @@ def test_a_stage_that_learns_from_gold_is_not_limited_by_the_reward_model():
     )
     found = why(run, HARM)
     assert found.limit == "ppo"
-    assert "held-out pairs" not in " ".join(found.evidence)
+    assert "test questions" not in " ".join(found.evidence)
 
 
 def test_without_a_tuned_model_there_is_nothing_to_blame_but_that():
@@ -296,9 +305,9 @@ def test_a_win_rate_whose_interval_alone_misses_is_a_matter_of_the_test_size():
 
 def test_reward_accuracy_names_the_contrasts_with_most_errors():
     records = [
-        *judged("wordy_over_rude/never", [1] * 10 + [0] * 30),
-        *judged("right_over_wrong/often", [1] * 39 + [0]),
-        *judged("rare_over_rarer/x", [0] * 5),
+        *paired("wordy_over_rude/never", [1] * 10 + [0] * 30),
+        *paired("right_over_wrong/often", [1] * 39 + [0]),
+        *paired("rare_over_rarer/x", [0] * 5),
     ]
     found = why(
         a_run({("reward/accuracy", "reward"): 0.6}, records=records), "reward model accuracy", "reward"
@@ -323,7 +332,7 @@ def test_what_was_not_measured_says_why():
     name = ("reward/right_over_abstain/often", "reward")
     run = a_run(drop=[name], records=judged("right_over_abstain/often", [1] * 7))
     found = why(run, "reward model: right over abstain, facts seen often", "reward")
-    assert "7 held-out pairs" in found.evidence[0]
+    assert "7 test questions" in found.evidence[0]
     run = a_run(drop=[("win_rate/ppo_over_sft/decided", "ppo")])
     assert "tie" in why(run, WIN + "wins / (wins + losses)").evidence[0]
     run = a_run(drop=[("reward/accuracy", "reward")])
@@ -332,9 +341,9 @@ def test_what_was_not_measured_says_why():
     assert "no answer of ppo" in why(run, HARM).evidence[0]
 
 
-def test_held_out_pairs_that_could_not_be_scored_are_not_counted():
+def test_questions_that_could_not_be_scored_are_not_counted():
     run = a_run(records=judged(REFUSED, [1] * 30 + [float("nan")] * 5))
-    assert held_out(run, REFUSED).num == 30
+    assert contrast(run, REFUSED).num == 30
 
 
 @pytest.mark.parametrize(
