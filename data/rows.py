@@ -7,6 +7,7 @@ expected schema; a sound row that cannot be used (an empty completion) is droppe
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -229,9 +230,12 @@ def _build(row_type: type[AnyRow], record: object, default_id: str) -> AnyRow:
     if not isinstance(record, dict):
         raise ValueError(f"found {shown(record)} instead of a JSON object")
     optional = {"id": (str,), "cluster": (str,), **_OPTIONAL[row_type]}
-    unknown = sorted(set(record) - set(optional) - set(_NEEDED[row_type]))
+    known = [*_NEEDED[row_type], *optional]
+    unknown = sorted(set(record) - set(known))
     if unknown:
-        raise ValueError(f"unknown column `{unknown[0]}`")
+        close = difflib.get_close_matches(unknown[0], [name for name in known if name not in record], n=1)
+        remedy = f"did you mean `{close[0]}`?" if close else "remove it, or name it in `ignore_columns`"
+        raise ValueError(f"unknown column `{unknown[0]}`; {remedy}")
     values = {name: record[name] for name in optional if record.get(name) is not None}
     for name, value in values.items():
         if not isinstance(value, optional[name]) or isinstance(value, bool):

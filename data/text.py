@@ -16,11 +16,11 @@ from data.errors import InputError
 OnError = Literal["stop", "skip"]
 
 MIN_WRAPPED_WIDTH = 40  # prose of printed books is broken at 60 to 75 characters, verse mostly below 40
-_BOM = b"\xef\xbb\xbf"
+_BOM = "\ufeff"
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file, unpacked where its name ends in `.gz`; a leading byte order mark is dropped.
+    """Read a file, unpacked where its name ends in `.gz`.
 
     Raises:
         InputError: there is no such file, it cannot be read, or its gzip data are damaged or cut off.
@@ -31,11 +31,13 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"{path}: damaged or cut-off gzip data ({error}); fetch the file again") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a readable file") from error
-    return raw.removeprefix(_BOM)
+    return raw
 
 
 def decode(raw: bytes, where: str, offset: int = 0) -> str:
-    """Decode UTF-8 without replacing anything; `offset` is the place of `raw` in its file, in bytes.
+    """Decode UTF-8 without replacing anything; a byte order mark at the file's beginning is dropped.
+
+    `offset` is the place of `raw` in its file, in bytes.
 
     Raises:
         InputError: invalid UTF-8 (which includes encoded surrogates) or a NUL byte, with its byte offset.
@@ -48,7 +50,7 @@ def decode(raw: bytes, where: str, offset: int = 0) -> str:
     nul = raw.find(b"\0")
     if nul >= 0:
         raise InputError(_bad_byte(where, offset + nul, "a NUL byte"))
-    return text
+    return text if offset else text.removeprefix(_BOM)
 
 
 def _bad_byte(where: str, offset: int, found: str) -> str:
@@ -157,8 +159,8 @@ def read_records(
     """
     assert on_error == "stop" or dropped is not None, "what is skipped must be counted: give `dropped`"
     raw = read_bytes(path)
-    offset = 0
-    for number, line in enumerate(raw.split(b"\n"), start=1):
+    offset = len(_BOM.encode()) if raw.startswith(_BOM.encode()) else 0
+    for number, line in enumerate(raw[offset:].split(b"\n"), start=1):
         last = offset + len(line) == len(raw)
         try:
             if line.strip():

@@ -59,8 +59,12 @@ def read(config: Config, *, seed: int, data_root: Path | None) -> Collected:
 
 def _adapt(record: dict[str, Any]) -> dict[str, Any]:
     """Join TRL's prompt and completion, each a string or a list of messages, to one conversation."""
-    if "messages" in record or not {"prompt", "completion"} <= set(record):
+    given = {"prompt", "completion"} & set(record)
+    if "messages" in record or not given:
         return record
+    if len(given) == 1:
+        other = "completion" if "prompt" in given else "prompt"
+        raise ValueError(f"missing column `{other}`; a row has `messages`, or `prompt` and `completion`")
     turns: list[Any] = []
     for column, role in (("prompt", "user"), ("completion", "assistant")):
         value = record[column]

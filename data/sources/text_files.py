@@ -92,7 +92,8 @@ def _documents(config: Config, path: str, data_root: Path | None) -> tuple[list[
 
 def _adapt(config: Config, record: dict[str, Any]) -> dict[str, Any]:
     if config.column != "text" and config.column not in record:
-        raise ValueError(f"missing column `{config.column}`")
+        there = ", ".join(f"`{name}`" for name in record) or "none"
+        raise ValueError(f"missing column `{config.column}`; the row has {there}")
     return {"text" if column == config.column else column: value for column, value in record.items()}
 
 

@@ -87,7 +87,7 @@ def test_gzip_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path):
         (b"[" * 20000, "nested too deeply"),
         (b"7", "each line must be one JSON object"),
         (b'{"text": 3}', r'`text` is 3; expected a string. Expected schema: \{"text": string\}'),
-        (b'{"txt": "a"}', "unknown column `txt`. Expected schema"),
+        (b'{"txt": "a"}', r"unknown column `txt`; did you mean `text`\?. Expected schema"),
         (b"{}", "missing column `text`. Expected schema"),
         (b'{"text": "a", "more": 1}', "unknown column `more`"),
         (b'{"text": "a\xff"}', "invalid UTF-8 .0xff.* at byte 26"),
@@ -107,6 +107,17 @@ def test_a_malformed_row_is_refused_with_its_line_or_skipped_and_listed(tmp_path
     assert [row.text for row in read_jsonl(path, TextRow, on_error="skip", dropped=dropped)] == ["ok"]
     assert len(dropped) == 1
     assert "rows.jsonl:2" in dropped[0]
+
+
+@pytest.mark.parametrize("row, place", [(b'{"text": "a\xff"}', 13), (b'{"text": "a\\ud83d"}', 13)])
+def test_a_byte_offset_counts_the_byte_order_mark(tmp_path, row, place):
+    path = tmp_path / "rows.jsonl"
+    for before in (b"", GOOD):
+        path.write_bytes(b"\xef\xbb\xbf" + before + row)
+        with pytest.raises(InputError, match=f"at byte {place + 1 + len(before)};"):
+            read_jsonl(path, TextRow)
+    path.write_bytes(b"\xef\xbb\xbf\n")
+    assert read_jsonl(path, TextRow) == []
 
 
 def test_escaped_pairs_and_escaped_backslashes_are_text(tmp_path):

@@ -46,7 +46,12 @@ def test_text_is_read_strictly(tmp_path):
     packed = tmp_path / "a.txt.gz"
     packed.write_bytes(gzip.compress("Brücke".encode()))
     assert read_text(packed) == "Brücke"
-    for content, found in ((b"ab\xffc", "invalid UTF-8 .*byte 2"), (b"ab\0", "NUL byte at byte 2")):
+    bad = {
+        b"ab\xffc": "invalid UTF-8 .*byte 2",
+        b"ab\0": "NUL byte at byte 2",
+        b"\xef\xbb\xbfab\0": "NUL byte at byte 5",
+    }
+    for content, found in bad.items():
         path.write_bytes(content)
         with pytest.raises(InputError, match=rf"a\.txt: .*{found}"):
             read_text(path)

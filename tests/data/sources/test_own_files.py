@@ -101,6 +101,14 @@ def test_a_held_out_split_cannot_be_empty(tmp_path):
         text_files.read(text_files.Config(path="a.txt"), seed=0, data_root=tmp_path)
 
 
+def test_half_of_prompt_and_completion_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text(lines({"prompt": "a"}))
+    with pytest.raises(
+        InputError, match=r"a\.jsonl:1: missing column `completion`; a row has `messages`, or"
+    ):
+        chat_rows.read(chat_rows.Config(path="a.jsonl"), seed=0, data_root=tmp_path)
+
+
 def test_a_missing_column_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text(lines({"text": "a"}))
     with pytest.raises(InputError, match=r"a\.jsonl:1: missing column `body`"):
