@@ -23,6 +23,7 @@ _INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,999})\Z", re.ASCII)
 _FLOAT = re.compile(
     r"(?=.*[.eE])[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]{1,9})?\Z", re.ASCII
 )
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 _WORDS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -106,10 +107,18 @@ def _decode(raw: bytes | str, source: str) -> str:
         try:
             raw = raw.decode("utf-8")
         except UnicodeDecodeError as error:
+            line = error.object.count(b"\n", 0, error.start) + 1
             raise InputError(
-                f"{source}: byte {error.start} (0x{error.object[error.start]:02x}) is not UTF-8; save it so"
+                f"{source}:{line}: byte {error.start} (0x{error.object[error.start]:02x}) is not UTF-8; "
+                "save it so"
             ) from error
     text = raw.removeprefix("\ufeff")
+    if (found := _UNPRINTABLE.search(text)) is not None:
+        line = text.count("\n", 0, found.start()) + 1
+        raise InputError(
+            f"{source}:{line}: the character U+{ord(found[0]):04X} cannot stand in YAML; remove it, or write it "
+            "as an escape in double quotes"
+        )
     tabs = [str(number) for number, line in enumerate(text.split("\n"), 1) if "\t" in line]
     if tabs:
         raise InputError(
