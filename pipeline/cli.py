@@ -7,6 +7,7 @@ used, so that `fledge --help` answers at once.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -59,6 +60,8 @@ Temperature = Annotated[
 ]
 MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", help="Longest answer in tokens.")]
 RUNS = Path("runs")
+# Of the system, about a path that somebody gave: too long, in a loop, not ours to read or write.
+PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def _version(wanted: bool) -> None:
@@ -368,19 +371,24 @@ def run_safely(work: Callable[[], Any]) -> int:
         ):  # typer's: the command line cannot be parsed
             error.show()
             return int(error.exit_code)
-        from pipeline.config import redact_text
-
-        # Our fault: the whole story, without secrets.
-        print(redact_text(traceback.format_exc()), file=sys.stderr)
+        if isinstance(error, OSError) and error.errno in PATH_ERRORS:
+            return _fail([f"{str(error.filename)[:80]}: {error.strerror}; give another path"], 2)
+        print(_told(traceback.format_exc()), file=sys.stderr)  # our fault: the whole story
         return 1
 
 
 def _fail(problems: list[str], code: int) -> int:
+    for problem in problems:
+        print(f"error: {_told(problem)}", file=sys.stderr)
+    return code
+
+
+def _told(text: str) -> str:
+    """A text for the terminal: without secrets, and without characters of somebody's file that could act."""
+    from pipeline.chat.sanitise import inert
     from pipeline.config import redact_text
 
-    for problem in problems:
-        print(f"error: {redact_text(problem)}", file=sys.stderr)
-    return code
+    return inert(redact_text(text))
 
 
 def _quiet_libraries() -> None:
@@ -458,4 +466,5 @@ def _format_check(found: dict[str, Any]) -> str:
     for kind in ("malformed", "unusable"):
         lines += [f"{kind}: {problem}" for problem in found[kind][:20]]
         lines += [f"... and {len(found[kind]) - 20:,} more"] if len(found[kind]) > 20 else []
-    return "\n".join(lines)
+    lines += ["no row to use: give a file that holds some"] if not found["num_rows"] else []
+    return _told("\n".join(lines))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from data import open_folder
+from data.errors import InputError
 from pipeline import cli
 from pipeline.checkpoint import StorageFault
 from pipeline.errors import GateStopped, Interrupted, TrainingFault
@@ -61,6 +62,8 @@ def test_a_closed_output_is_no_error(closing):
         (("run", "quickstart", "--set", "seed"), "needs KEY=VALUE"),
         (("explain", "ppo.learnin_rate"), "did you mean `learning_rate`?"),
         (("explain", "pp"), "did you mean `ppo`?"),
+        (("plan", "a" * 5000 + ".yaml"), "File name too long; give another path"),
+        (("status", "a" * 5000), "File name too long; give another path"),
         (("status", "nothing"), "no run 'nothing'"),
         (("compare", "nothing", "--prompt", "hi"), "no run 'nothing'"),
         (("data", "check", "nothing.jsonl", "--schema", "chat"), "no such file"),
@@ -93,6 +96,14 @@ def test_exit_codes(error, code, capsys):
 
     assert cli.run_safely(work) == code
     assert ("Traceback" in capsys.readouterr().err) == isinstance(error, ZeroDivisionError)
+
+
+def test_a_message_cannot_act_on_the_terminal(capsys):
+    def work():
+        raise InputError("no setting `\x1b]0;x\x07red\u202e`")
+
+    assert cli.run_safely(work) == 2
+    assert capsys.readouterr().err == "error: no setting `]0;xred`\n"
 
 
 def test_our_own_fault_shows_its_story_without_secrets(capsys):
@@ -137,6 +148,11 @@ def test_data_check_counts_and_names_rows(fledge):
     found = json.loads(out)
     assert (code, found["num_rows"], found["num_identical"], len(found["malformed"])) == (2, 2, 1, 2)
     assert "rows.jsonl:3" in found["malformed"][0]
+    Path("bare.jsonl").write_text("\n")
+    code, out, _ = fledge("data", "check", "bare.jsonl", "--schema", "text")
+    assert (code, "no row to use" in out) == (2, True)
+    Path("acts.jsonl").write_text('{"id": "\\u001b[2J", "text": ""}\n')
+    assert "\x1b" not in fledge("data", "check", "acts.jsonl", "--schema", "text")[1]
     Path("good.jsonl").write_text('{"text": "one"}\n')
     assert fledge("data", "check", "good.jsonl", "--schema", "text")[0] == 0
     assert fledge("data")[0] == 0
