@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 INPUTS = {"corpus": Input("corpus"), "tokenizer": Input("tokenizer")}
 # Checked with the recipe, without loading transformers; other names are looked up there.
+ROTARY_ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "olmo2")  # over the whole head
 KNOWN_ARCHITECTURES = ("llama", "gpt2", "qwen2", "qwen3", "mistral", "olmo2", "gpt_neox")
 
 
@@ -108,6 +109,11 @@ class Config(Settings):
                 f"heads {self.heads} does not divide width {self.width}: {self.width} / {self.heads} = "
                 f"{self.width / self.heads:.4g}"
             )
+        if self.architecture in ROTARY_ARCHITECTURES and self.width // self.heads % 2:
+            raise ValueError(
+                f"width {self.width} / heads {self.heads} = {self.width // self.heads} is odd, and "
+                f"{self.architecture} turns the numbers of a head in pairs; choose other sizes"
+            )
         if self.batch_tokens < self.context:
             raise ValueError(
                 f"batch_tokens {self.batch_tokens} is less than one row of context {self.context}"
@@ -139,8 +145,8 @@ class Config(Settings):
 
 
 def check(config: Config, upstream: Mapping[str, Any]) -> None:
-    """Refuse an architecture that transformers has no causal language model of."""
-    if config.architecture not in KNOWN_ARCHITECTURES:
+    """Refuse an architecture that transformers has no causal language model of, and settings it lacks."""
+    if config.architecture not in KNOWN_ARCHITECTURES or config.architecture_settings:
         from pipeline.pretraining import check_architecture
 
         check_architecture(config)

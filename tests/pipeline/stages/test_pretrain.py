@@ -285,6 +285,7 @@ def test_the_held_out_stream_is_scored_token_by_token(tiny_llama):
     ("changes", "message"),
     [
         ({"width": 100, "heads": 3}, "heads 3 does not divide width 100: 100 / 3 = 33.33"),
+        ({"width": 100, "heads": 4}, "width 100 / heads 4 = 25 is odd, and llama turns"),
         ({"batch_tokens": 8}, "batch_tokens 8 is less than one row of context 16"),
         ({"schedule": "warmup_stable_decay", "warmup_share": 0.5, "decay_share": 0.6}, "more than all steps"),
         ({"decay_share": 0.1}, "decay_share has no effect with schedule: linear"),
@@ -309,6 +310,7 @@ def test_settings_with_all_defaults_written_out_are_the_same_settings(changes):
     [
         ({"architecture": "lama"}, "no causal language model of this type.*did you mean `llama`"),
         ({"architecture": "t5"}, "no causal language model"),
+        ({"architecture_settings": {"rope_thet": 1.0}}, "llama has no setting rope_thet"),
         ({"architecture": "olmo", "architecture_settings": {"rope_thet": 1.0}}, "no setting rope_thet"),
     ],
 )
