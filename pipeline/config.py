@@ -73,10 +73,35 @@ def validate(
     except ValidationError as error:
         # Members of a union report one by one: keep the first problem of each place.
         problems = {_locate(node, item["loc"]): item for item in reversed(error.errors())}
-        texts = [
-            _explain_problem(model, node, item, where, elsewhere) for item in reversed(problems.values())
+        places = list(problems)
+        # A list of which no item is sound is not called empty besides.
+        found = [
+            item
+            for place, item in reversed(problems.items())
+            if not (
+                item["type"] == "too_short" and any(place == other[: len(place)] != other for other in places)
+            )
         ]
+        found += _broken_rules(model, node, [item["loc"][0] for item in found if item["loc"]])
+        texts = [_explain_problem(model, node, item, where, elsewhere) for item in found]
         return None, [redact_text(text) for text in texts]
+
+
+def _broken_rules(model: type[BaseModel], node: Node, bad: Sequence[int | str]) -> list[Any]:
+    """Rules between sound settings that are broken beside the bad ones, for which defaults stand here."""
+    if not bad or not isinstance(node.value, dict):
+        return []
+    sound = replace(node, value={key: item for key, item in node.value.items() if key not in bad})
+    try:
+        model.model_validate_json(_json(sound), strict=True)
+    except ValidationError as error:
+        return [
+            item
+            for item in error.errors()
+            if not item["loc"]
+            and not any(re.search(rf"\b{re.escape(str(key))}\b", item["msg"]) for key in bad)
+        ]
+    return []
 
 
 def _json(node: Node) -> str:
@@ -125,6 +150,8 @@ def _explain_problem(
     node = _at(root, path)
     name = ".".join([where, *map(str, path)])
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = message.replace("a valid array", "a list").replace("a valid dictionary", "a mapping")
+    message = re.sub(r"^(?:Tuple|List) should have (.*) after validation", r"must have \1", message)
     if problem["type"] == "extra_forbidden":
         parent, key = _at(root, path[:-1]), str(path[-1])
         place = (parent.keys or {}).get(key, node.place)

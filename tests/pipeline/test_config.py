@@ -131,6 +131,7 @@ def test_a_union_takes_the_number_first():
         ("{width: 10, heads: 4}", "heads 4 must divide width 10 (2 is left)"),
         ("terms: [{weight: 1}, {wieght: 2}]", "terms.1 has no setting `wieght`; did you mean `weight`"),
         ("title: {a: 1}", "title must be a valid string"),
+        ("terms: 3", "terms must be a list; found `3`"),
         ("- 1", "must be `key: value` lines"),
     ],
 )
@@ -152,6 +153,18 @@ def test_all_problems_come_at_once_each_with_its_line():
         "text:6:",
     ]
     assert "did you mean `learning_rate`?" in "\n".join(problems)
+
+
+@pytest.mark.parametrize("bad", ["learning_rate: -1", "learnin_rate: 1", "num_steps: x"])
+def test_a_broken_rule_is_not_hidden_by_a_bad_value_beside_it(bad):
+    _, problems = settings(f"{{width: 10, heads: 4, {bad}}}")
+    assert len(problems) == 2
+    assert "heads 4 must divide width 10" in problems[1]
+
+
+def test_a_default_that_stands_for_a_bad_value_breaks_no_rule():
+    _, problems = settings("{width: 7, heads: x}")
+    assert problems == ["text:1: stages.sft.heads must be a valid integer; found `x`"]
 
 
 def test_a_duplicate_key_names_both_lines():
@@ -177,6 +190,8 @@ def test_a_duplicate_key_names_both_lines():
         ("a: [1", "text:1: not valid YAML"),
         ("? [a]\n: 1", "a key that is not plain text"),
         ('a: "\\ud800"', "lone surrogate"),
+        ("a: 1\nb: x\0y", "text:2: the character U+0000 cannot stand in YAML"),
+        ("a: \x1b[31m", "text:1: the character U+001B cannot stand in YAML"),
         ("a: " + "[0,0,0,0,0,0,0,0],\n" * 1, "not valid YAML"),
         ("a: [" + "0," * 30_000 + "]", "more than"),
         ("a" * (MAX_BYTES + 1), "at most"),
@@ -189,8 +204,8 @@ def test_what_could_surprise_is_refused(text, message):
 
 
 def test_bytes_that_are_no_utf_8_are_refused_with_their_place():
-    with pytest.raises(InputError, match="byte 3"):
-        read(b"a: \xff", "recipe.yaml")
+    with pytest.raises(InputError, match=r"recipe\.yaml:2: byte 8 .0xff"):
+        read(b"b: 1\na: \xff", "recipe.yaml")
 
 
 def test_windows_line_ends_and_a_byte_order_mark_are_accepted():
