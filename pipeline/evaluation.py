@@ -126,6 +126,8 @@ def _results(chain: Path, models: list[Path], suite: Sequence[str] | None) -> tu
         raise InputError(f"{chain} has no finished model yet; run it first")
     settings = _settings(chain)
     if suite is not None:
+        if not suite:
+            raise InputError("--suite names no evaluation; name one or more, or leave the option out for all")
         settings["suite"] = list(suite)
     model = stage.config_class(settings)
     known = {name: value for name, value in settings.items() if name in model.model_fields}
