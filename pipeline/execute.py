@@ -18,6 +18,7 @@ from pipeline.recipe import Recipe, Reference, StageSpec
 from pipeline.run import StageRun
 from pipeline.run_directory import (
     BEGUN_JSON,
+    CHECKPOINTS,
     LOCK,
     RUN_JSON,
     STAGE_JSON,
@@ -225,12 +226,17 @@ class _Job:
             precision=self.precision,
             data_root=data_root,
             gates=self.recipe.settings.gates,
-            budget=self.recipe.settings.budget,
+            budget=self.recipe.settings.budget if spec.reads_budget else None,
             stage_key=decision.key,
             reporter=self.reporter,
             stop=self.stop,
         )
-        spec.module.run(spec.config, run)
+        try:
+            spec.module.run(spec.config, run)
+        except InputError:
+            if not any((folder / CHECKPOINTS).glob("step-*")):
+                remove(folder)  # nothing to continue from: the corrected input is not "other data"
+            raise
         timings = {"seconds": time.monotonic() - start, "continued": decision.action == "continue"}
         finish_stage(folder, {**record, "notes": run.notes, "gates": run.gate_records, "timings": timings})
 

@@ -55,9 +55,12 @@ def file_digests(paths: Iterable[Path], data_root: Path | None) -> dict[str, str
     return digests
 
 
-def code_digests(module: str, config: Any) -> dict[str, str]:
-    """SHA-256 of every project file that the result of a stage module depends on, by path."""
-    reached, queue, named = set[str](), [module], set(_strings(config))
+def code_digests(module: str, config: Any, also: Iterable[str] = ()) -> dict[str, str]:
+    """SHA-256 of every project file that the result of a stage module depends on, by path.
+
+    `also` names modules that the stage loads under this config although no setting names them.
+    """
+    reached, queue, named = set[str](), [module, *also], set(_strings(config))
     package = module.rpartition(".")[0]
     while queue:
         name = queue.pop()
@@ -85,9 +88,15 @@ def _digests(modules: Iterable[str]) -> dict[str, str]:
         digests[_label(name, path)] = _hash(path)
         if path.name != "__init__.py":
             parent = name.rpartition(".")[0]
-            others = [other for other in path.parent.iterdir() if other.is_file() and _is_content(other)]
+            others = _contents(path.parent)
             digests.update((_label(f"{parent}.{other.name}", other), _hash(other)) for other in others)
     return dict(sorted(digests.items()))
+
+
+@cache
+def _contents(folder: Path) -> list[Path]:
+    """The files beside a module that are not Python; every stage asks for the same folders."""
+    return [path for path in folder.iterdir() if _is_content(path) and path.is_file()]
 
 
 def _is_content(path: Path) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -64,13 +64,16 @@ class CostContext:
     precision: str = "float32"
 
 
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
 class RecipeSettings(Settings):
     """The keys of a recipe beside its stages."""
 
     name: str = Field(description="Name of the recipe and, unless --name says otherwise, of its run.")
     description: str = Field("", description="What the recipe is for, in a sentence.")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of every random stream; also draws the world.")
-    seeds: tuple[int, ...] | None = Field(
+    seed: Seed = Field(0, description="Seed of every random stream; also draws the world.")
+    seeds: tuple[Seed, ...] | None = Field(
         None,
         min_length=1,
         max_length=100,
@@ -103,13 +106,27 @@ class Reference:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage of a recipe, validated: its name, file, settings and inputs by role."""
+    """One stage of a recipe, validated: its name, file, settings and inputs by role.
+
+    A stage file with `READS_BUDGET = True` is given the recipe's budget, and one with `IGNORES_PRECISION = True`
+    computes with no model; a change of either makes stale only the stages that depend on it.
+    """
 
     name: str
     kind: str
     module: ModuleType
     config: Settings
     inputs: Mapping[str, Reference | tuple[Reference, ...] | None]
+
+    @property
+    def reads_budget(self) -> bool:
+        """Whether the recipe's budget changes what the stage does."""
+        return bool(getattr(self.module, "READS_BUDGET", False))
+
+    @property
+    def ignores_precision(self) -> bool:
+        """Whether the number format changes nothing of what the stage does."""
+        return bool(getattr(self.module, "IGNORES_PRECISION", False))
 
     def references(self) -> list[tuple[str, Reference]]:
         """Every (role, referenced stage) pair, in order."""

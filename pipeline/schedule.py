@@ -119,13 +119,17 @@ def _parts(
         "name": spec.name,
         "stage": spec.kind,
         "seed": seed,
-        "precision": precision,
-        "budget": recipe.settings.budget,
+        "precision": None if spec.ignores_precision else precision,
+        "budget": recipe.settings.budget if spec.reads_budget else None,
         "config": config,
         "inputs": inputs,
         "files": file_digests(stage_files(spec, data_root), data_root),
-        "code": code_digests(spec.module.__name__, config),
+        "code": code_digests(spec.module.__name__, config, _loaded(spec)),
     }
+
+
+def _loaded(spec: StageSpec) -> list[str]:
+    return list(spec.module.loaded(spec.config)) if hasattr(spec.module, "loaded") else []
 
 
 def _input_key(reference: Reference, decisions: dict[str, Decision], runs_dir: Path, seed: int) -> str:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pipeline.run import StageRun
 
 INPUTS: dict[str, Input] = {}
+IGNORES_PRECISION = True
 SOURCES = "data.sources"
 KINDS = ("text", "chat", "preferences", "items")
 

@@ -38,6 +38,7 @@ class Config(Settings):
 
     suite: tuple[str, ...] | None = Field(
         None,
+        min_length=1,
         description="evaluations, by file name in pipeline/evals; null runs all that the run has data for",
     )
     temperature: float = Field(0.7, ge=0, description="divides the logits when answering; 0 is greedy")
@@ -59,6 +60,11 @@ def config_class(section: dict[str, Any]) -> type[Settings]:
     if unknown:
         raise InputError(f"no evaluation {', '.join(unknown)}; there are {', '.join(known)}")
     return _with_options(tuple(sorted(wanted)))
+
+
+def loaded(config: Config) -> list[str]:
+    """The modules of the evaluations that run: of the suite, or all where none is named."""
+    return [f"{EVALS}.{name}" for name in config.suite or open_folder.names(EVALS)]
 
 
 @cache

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.run import StageRun
 
 INPUTS = {"corpus": Input("corpus")}
+IGNORES_PRECISION = True
 SMALLEST = len(CONTROL_TOKENS) + 256
 MEASURED_CHARACTERS = 1_000_000  # bytes per token are measured on the beginning of each kind of text
 # For a plan (measured): size of a saved tokenizer without merges and of a merge; memory for a token of text.

@@ -56,6 +56,25 @@ def metrics(toy, stage="train"):
     return read_metrics(toy / "runs/toy/stages" / stage / "metrics.jsonl")
 
 
+def test_input_that_a_stage_refuses_is_corrected_and_the_same_command_goes_on(toy, monkeypatch):
+    from toy_stages import source
+
+    Path("rows.txt").write_text("bad")
+    work = source.run
+
+    def refuse(config, run):
+        if "bad" in Path("rows.txt").read_text():
+            raise InputError("rows.txt:1: bad")
+        work(config, run)
+
+    monkeypatch.setattr(source, "run", refuse)
+    with pytest.raises(InputError, match=r"rows.txt:1"):
+        run("source.path=rows.txt")
+    assert list(Path("runs/toy/stages").iterdir()) == []
+    Path("rows.txt").write_text("good")
+    assert [stage.action for stage in run("source.path=rows.txt").stages] == ["done"] * 4
+
+
 def test_a_run_leaves_what_the_design_says_and_is_skipped_the_second_time(toy):
     first = run()
     assert [stage.action for stage in first.stages] == ["done"] * 4

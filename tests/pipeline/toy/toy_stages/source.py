@@ -7,6 +7,7 @@ from pydantic import Field
 from data.settings import Settings
 
 INPUTS = {}
+IGNORES_PRECISION = True
 
 
 class Config(Settings):
