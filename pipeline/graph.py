@@ -6,6 +6,7 @@ Everything that can be wrong with a recipe is found here, all of it at once, bef
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -64,8 +65,14 @@ def load_recipe(
 
 def redact_change(change: str) -> str:
     """A `--set` text without secrets."""
-    key, _, value = change.partition("=")
-    return f"{key}={redact(value, key.rpartition('.')[2])}"
+    key, _, text = change.partition("=")
+    try:
+        value = read(text, "--set")[0].plain()
+    except InputError:
+        value = text
+    value = value if isinstance(value, dict | list) else text
+    hidden = redact(value, key.strip().rpartition(".")[2])
+    return change if hidden == value else f"{key}={hidden if isinstance(hidden, str) else json.dumps(hidden)}"
 
 
 def data_root_of(settings: RecipeSettings) -> Path | None:
@@ -82,7 +89,7 @@ def data_root_of(settings: RecipeSettings) -> Path | None:
 
 def resolved(recipe: Recipe, precision: str, seed: int | None = None) -> dict[str, Any]:
     """The recipe as plain data with every default and input written out; it loads to the same stages."""
-    settings = recipe.settings.model_dump(mode="json", exclude_none=True)
+    settings = redact(recipe.settings.model_dump(mode="json", exclude_none=True))
     if not settings["description"]:
         del settings["description"]
     settings["precision"] = precision
@@ -122,8 +129,8 @@ def _line(problem: str) -> int:
 def _apply_changes(root: Node, changes: Sequence[str], problems: list[str]) -> Node:
     for change in changes:
         key, equals, text = change.partition("=")
-        path = [part for part in key.strip().split(".") if part]
-        if not equals or not text.strip() or not path:
+        path = key.strip().split(".")
+        if not equals or not text.strip() or not all(path):
             problems.append(f"--set {redact_change(change)}: needs KEY=VALUE, such as sft.epochs=2 or seed=1")
             continue
         try:
@@ -154,16 +161,32 @@ def _placed(node: Node, key: str) -> Node:
 def _unknown_target(root: Node, path: Sequence[str]) -> str | None:
     section = root.value.get("stages")
     stages = list(section.value) if section is not None and isinstance(section.value, dict) else []
+    if len(path) > 1 and path[0] in stages:
+        return _no_section(root.value["stages"].value[path[0]], path)
     if len(path) > 1:
-        return None if path[0] in stages else f"the recipe has no stage `{path[0]}`{suggest(path[0], stages)}"
+        hint = suggest(path[0], stages) or f"; there are {', '.join(stages)}"
+        return f"the recipe has no stage `{path[0]}`{hint}"
     if path[0] in SETTABLE:
         return None
     if path[0] in stages:
         return f"`{path[0]}` is a stage; name one of its settings: {path[0]}.KEY=VALUE"
     if path[0] == "name":
         return "a run is named by --name"
-    hint = suggest(path[0], [*SETTABLE, *stages])
-    return f"no recipe key `{path[0]}`{hint}; there are {', '.join(SETTABLE)} and STAGE.KEY"
+    hint = suggest(path[0], [*SETTABLE, *stages]) or f"; there are {', '.join(SETTABLE)} and STAGE.KEY"
+    return f"no recipe key `{path[0]}`{hint}"
+
+
+def _no_section(node: Node, path: Sequence[str]) -> str | None:
+    """What is wrong with a path below a stage: it leads through a single value, which holds no settings."""
+    inner: Any = node
+    for place, part in enumerate(path[1:-1], start=1):
+        inner = inner.value.get(part) if isinstance(inner.value, dict) else None
+        if inner is None:
+            return None
+        if inner.value is not None and not isinstance(inner.value, dict):
+            whole = ".".join(path[: place + 1])
+            return f"`{whole}` is {inner.shown()} and holds no settings; set it as a whole: {whole}=VALUE"
+    return None
 
 
 def _changed(node: Node, path: Sequence[str], value: Node) -> Node:
@@ -199,8 +222,7 @@ class _Builder:
         specs = [spec for name in self.sections if (spec := self._stage(name, settings)) is not None]
         if settings is None:
             return None
-        if not self.problems:
-            self._cross_check(specs, settings)
+        self._cross_check(specs, settings)
         return Recipe(settings, specs)
 
     def _settings(self) -> RecipeSettings | None:
@@ -216,8 +238,8 @@ class _Builder:
             self.problems.append(f"{self.root.value['name'].place}: name {problem}")
         if {"seed", "seeds"} <= set(items):
             self.problems.append(f"{items['seeds'].place}: give `seed` or `seeds`, not both")
-        if settings.seeds and (len(set(settings.seeds)) < len(settings.seeds) or min(settings.seeds) < 0):
-            self.problems.append(f"{items['seeds'].place}: seeds must differ and be 0 or more")
+        if settings.seeds and len(set(settings.seeds)) < len(settings.seeds):
+            self.problems.append(f"{items['seeds'].place}: seeds must differ; found {items['seeds'].shown()}")
         return settings
 
     def _in_stages(self, key: str) -> str | None:
@@ -345,25 +367,33 @@ class _Builder:
 
     def _cross_check(self, specs: Sequence[StageSpec], settings: RecipeSettings) -> None:
         """Rules between settings of several stages, and the files that the stages will read."""
+        data_root, has_root = None, True
         try:
             data_root = data_root_of(settings)
         except InputError as error:
             self.problems.extend(error.problems)
-            return
+            has_root = False
         configs = {spec.name: spec.config for spec in specs}
         for spec in specs:
             try:
-                if hasattr(spec.module, "check"):
+                if hasattr(spec.module, "check") and self._is_whole(spec, configs):
                     upstream = _upstream(spec, configs)
                     arguments = (spec.config, upstream)[
                         : len(inspect.signature(spec.module.check).parameters)
                     ]
                     spec.module.check(*arguments)
-                for path in stage_files(spec, data_root):
+                for path in stage_files(spec, data_root) if has_root else ():
                     if not path.is_file():
                         self.problems.append(f"{spec.name}: needs the file {path}, which does not exist")
             except InputError as error:
                 self.problems.extend(f"{spec.name}: {problem}" for problem in error.problems)
+
+    def _is_whole(self, spec: StageSpec, configs: Mapping[str, Settings]) -> bool:
+        """Whether every input of a stage could be read, so that rules between them can be checked."""
+        missing = [role for role, wanted in spec.module.INPUTS.items() if not wanted.optional]
+        return all(spec.inputs[role] for role in missing) and all(
+            reference.run or reference.stage in configs for _, reference in spec.references()
+        )
 
 
 def stage_files(spec: StageSpec, data_root: Path | None) -> list[Path]:

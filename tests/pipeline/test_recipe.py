@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from data import open_folder
 from data.errors import InputError
 from pipeline.catalog import catalog
 from pipeline.execute import execute
-from pipeline.graph import built_in_recipes, dump_yaml, find_recipe, load_recipe, resolved
+from pipeline.graph import built_in_recipes, dump_yaml, find_recipe, load_recipe, redact_change, resolved
 from pipeline.keys import code_digests, differences, running_imports
 from pipeline.recipe import Reference
 from pipeline.schedule import Selection, schedule
@@ -31,8 +32,8 @@ def problems(text, *changes, toy=Path()):
     return "\n".join(caught.value.problems)
 
 
-def decide(recipe, selection=None, run="runs/toy"):
-    options = {"seed": recipe.settings.seed, "precision": "float32", "data_root": None}
+def decide(recipe, selection=None, run="runs/toy", precision="float32"):
+    options = {"seed": recipe.settings.seed, "precision": precision, "data_root": None}
     found = schedule(recipe, Path(run), runs_dir=Path("runs"), selection=selection or Selection(), **options)
     return {decision.spec.name: decision for decision in found}
 
@@ -102,6 +103,9 @@ def test_inputs_can_be_named_emptied_and_listed(toy):
         ("name: toy\nseed: 1\nseeds: [1, 2]\nstages: {source: {}}", "give `seed` or `seeds`, not both"),
         ("name: toy\nseeds: [1, 1]\nstages: {source: {}}", "seeds must differ"),
         ("name: toy\nseed: -1\nstages: {source: {}}", "must be greater than or equal to 0"),
+        ("name: toy\nseeds: [1, -1]\nstages: {source: {}}", "seeds.1 must be greater than or equal to 0"),
+        ("name: toy\nseeds: [3000000000]\nstages: {source: {}}", "must be less than or equal to 2147483647"),
+        ("name: toy\nseeds: []\nstages: {source: {}}", "seeds must have at least 1 item, not 0; found []"),
         (
             "name: toy\nstages: {source: {}, train: {num_steps: 2, warmup_steps: 3}}",
             "warmup_steps 3 is more than",
@@ -126,11 +130,26 @@ def test_all_problems_of_a_recipe_come_at_once_in_order(toy):
     assert [line.split(":")[1] for line in found.splitlines()] == ["3", "5", "6", "7"]
 
 
+def test_missing_files_and_broken_rules_come_with_the_other_problems(toy):
+    found = problems(
+        "name: toy\ndata_root: nowhere\n"
+        "stages:\n  source: {num: 2000}\n  train: {}\n  tuned: {stage: train, nu: 1}\n"
+    )
+    assert "`nu`" in found
+    assert "data_root is 'nowhere'" in found
+    assert "source has 2000 numbers; at most 1000 fit" in found
+    found = problems("name: toy\nstages:\n  source: {path: nowhere.txt}\n  train: {num_steps: 0}\n")
+    assert "needs the file nowhere.txt" in found
+    assert "num_steps must be greater" in found
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ("train.learning_rate", "needs KEY=VALUE"),
         ("train.learning_rate=", "needs KEY=VALUE"),
+        (".seed=3", "--set .seed=3: needs KEY=VALUE"),
+        ("train..num_steps=3", "needs KEY=VALUE"),
         ("=3", "needs KEY=VALUE"),
         ("tain.learning_rate=3", "no stage `tain`; did you mean `train`?"),
         (
@@ -152,6 +171,11 @@ def test_a_bad_change_is_refused(toy, change, message):
     assert message in problems(None, change)
 
 
+def test_a_change_below_a_single_value_is_refused(toy):
+    found = problems("name: toy\nstages: {source: {num: 100}}", "source.num.more=3", toy=toy)
+    assert "--set source.num.more: `source.num` is `100` and holds no settings; set it as a whole" in found
+
+
 def test_changes_apply_in_order_and_all_are_kept_for_the_plan(toy):
     recipe = load(
         None, "train.num_steps=3", "train.num_steps=4", "seed=7", "gates=stop", "stages.tuned.num_steps=1e1"
@@ -160,6 +184,13 @@ def test_changes_apply_in_order_and_all_are_kept_for_the_plan(toy):
     assert recipe.stage("tuned").config.num_steps == 10
     assert (recipe.settings.seed, recipe.settings.gates) == (7, "stop")
     assert list(recipe.changes)[:2] == ["train.num_steps=3", "train.num_steps=4"]
+
+
+def test_a_secret_within_a_change_is_not_shown(toy):
+    recipe = load("name: toy\nstages: {source: {}}", "source.hf_token=hunter2", "source.num=1e1")
+    assert list(recipe.changes) == ["source.hf_token=<redacted>", "source.num=1e1"]
+    assert redact_change("a.b={x: 1, hf_token: hunter2}") == 'a.b={"x": 1, "hf_token": "<redacted>"}'
+    assert redact_change("a.b={x: 1}") == "a.b={x: 1}"
 
 
 def test_setting_seeds_replaces_seed_and_the_other_way_round(toy):
@@ -176,7 +207,8 @@ def test_the_resolved_recipe_loads_to_the_same_keys(toy):
 
 def test_a_secret_is_in_no_file_of_the_run(toy):
     secret = "hf_" + "a" * 30
-    execute(load(None, f"source.hf_token={secret}"), runs_dir=toy / "runs")
+    text = (toy / "recipe.yaml").read_text() + f"\ndescription: my token is {secret}\n"
+    execute(load(text, f"source.hf_token={secret}", toy=toy), runs_dir=toy / "runs")
     written = [path for path in (toy / "runs").rglob("*") if path.is_file()]
     assert len(written) > 5
     assert not [path for path in written if secret.encode() in path.read_bytes()]
@@ -194,6 +226,18 @@ def test_a_change_makes_stale_exactly_what_depends_on_it_and_says_why(toy):
     assert todo(load(None, "train.num_steps=7")) == ["train", "tuned", "summary"]
     assert todo(load(None, "seed=1")) == ["source", "train", "tuned", "summary"]
     assert todo(load(None, "gates=stop", "train.learning_rate=0.0001")) == []
+
+
+def test_budget_and_precision_make_stale_only_the_stages_that_they_reach(toy, monkeypatch):
+    from toy_stages import train
+
+    execute(load(), runs_dir=Path("runs"))
+    assert todo(load(None, "budget=gpu", "gates=stop")) == []
+    found = decide(load(), precision="bfloat16")
+    assert [name for name, decision in found.items() if decision.to_do] == ["train", "tuned", "summary"]
+    assert found["train"].reasons == ("precision float32 -> bfloat16",)
+    monkeypatch.setattr(train, "READS_BUDGET", True, raising=False)
+    assert todo(load(None, "budget=gpu")) == ["train", "tuned", "summary"]
 
 
 def test_a_data_file_that_changed_makes_its_stage_stale(toy):
@@ -297,7 +341,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     from pipeline import keys
 
-    caches = (keys._hash, keys._root_folder, keys._module_path, keys._dependencies)
+    caches = (keys._hash, keys._root_folder, keys._module_path, keys._dependencies, keys._contents)
     yield tmp_path / "proj"
     for cached in caches:
         cached.cache_clear()
@@ -374,6 +418,15 @@ def test_every_stage_of_the_project_depends_on_its_own_file_and_on_no_other_stag
         stages = {path for path in found if path.startswith("pipeline/stages/")}
         assert stages == {"pipeline/stages/__init__.py", f"pipeline/stages/{name}.py"}
         assert not {"pipeline/cli.py", "pipeline/execute.py", "pipeline/run.py"} & set(found), name
+
+
+def test_every_evaluation_that_runs_counts_for_the_stage():
+    def counted(*changes):
+        code = decide(load_recipe("smoke", changes), run="nowhere")["evaluate"].parts["code"]
+        return {Path(name).stem for name in code if name.startswith("pipeline/evals/")} - {"__init__"}
+
+    assert counted() == set(open_folder.names("pipeline.evals"))
+    assert "bias" not in counted("evaluate.suite=[form]")
 
 
 def test_recipes_are_found_by_name_path_and_run_folder(toy):
