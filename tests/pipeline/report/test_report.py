@@ -240,7 +240,7 @@ def test_the_summary_says_what_each_stage_did(artificial_run):
         "report.html",
         "gate failed",
         "targets reached",
-        "limit ",
+        "Limit ",
         prototype.LABEL,
     ):
         assert words in text
