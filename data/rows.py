@@ -229,7 +229,7 @@ def from_dict(row_type: type[AnyRow], record: object, *, default_id: str = "") -
 def _build(row_type: type[AnyRow], record: object, default_id: str) -> AnyRow:
     if not isinstance(record, dict):
         raise ValueError(f"found {shown(record)} instead of a JSON object")
-    optional = {"id": (str,), "cluster": (str,), **_OPTIONAL[row_type]}
+    optional: dict[str, tuple[type, ...]] = {"id": (str,), "cluster": (str,), **_OPTIONAL[row_type]}
     known = [*_NEEDED[row_type], *optional]
     unknown = sorted(set(record) - set(known))
     if unknown:
