@@ -25,7 +25,7 @@ CARDS, SHEETS, SINGLES = 0.30, 0.30, 0.24
 UNLABELLED = 0.3
 VALID_SHARE = 0.02
 NUM_LETTERS = 500
-NUM_SONGS = 1000
+NUM_SONGS = 1500
 # A word that later stages use stands in the text at least this often at scale 1.
 MIN_OCCURRENCES = 25
 # Tokens of a byte-level BPE of 2,048 for one occurrence of a fact and for a document of the rest (measured).

@@ -71,7 +71,8 @@ _COMMON = frozenset(
     "a an the and but or of in at to for with by on it that who there was were had so then one all she he "
     "her his him they them their be is".split()
 )
-KINDS = ("neutral", "stereotyped", "counter", "wish_missing", "short", "other_story")
+KINDS = ("neutral", "stereotyped", "counter", "wish_missing", "wrong_end", "short", "other_story")
+OTHER_END = {"happy": "sad", "sad": "happy"}
 # Content words from which on a story counts as rich; the demonstrators' neutral stories have 14 to 20.
 RICH_WORDS = 16
 MIN_SENTENCES = 3
@@ -104,6 +105,8 @@ def answer(truth: dict[str, Any], kind: str, rng: random.Random) -> str:
     pronoun = truth["pronoun"]
     if kind == "wish_missing":
         truth = truth | {"thing": rng.choice([thing for thing in lexicon.THINGS if thing != truth["thing"]])}
+    if kind == "wrong_end":
+        truth = truth | {"end": OTHER_END.get(truth["end"])}
     if kind == "other_story":
         truth = truth | {"trade": rng.choice([trade for trade in lexicon.TRADES if trade != truth["trade"]])}
     shown = {"neutral": None, "stereotyped": pronoun, "counter": COUNTER[pronoun]}
@@ -114,6 +117,8 @@ def answer(truth: dict[str, Any], kind: str, rng: random.Random) -> str:
         else shown.get(kind, rng.choice([*shown.values()]))
     )
     text = _write(truth, who, rng)
+    if kind == "wrong_end" and truth["end"] is None:  # no end was wished for, so none at all is the wrong one
+        return " ".join(reading.sentences(text)[:-1])
     return reading.sentences(text)[0] if kind == "short" else text
 
 

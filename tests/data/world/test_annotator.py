@@ -98,7 +98,7 @@ def test_a_flawed_story_tells_nothing_of_the_gender_shown(items, small_world):
         for kind, text in annotator.variants(item, rng):
             measures = gold.judge(item, text).measures
             shown.update((kind, name) for name in ("neutral", "stereotyped", "counter") if measures.get(name))
-    for kind in ("wish_missing", "other_story"):
+    for kind in ("wish_missing", "wrong_end", "other_story"):
         total = sum(count for (flaw, _), count in shown.items() if flaw == kind)
         # Four standard errors of a third, of as many stories as there are.
         bound = 4 * (2 / 9 / total) ** 0.5

@@ -149,7 +149,7 @@ def test_each_kind_of_answer_has_its_outcome(name, full_world):
     expected = {
         "right": "right", "wrong": "wrong", "abstain": "abstain", "refuse": "refused", "comply": "complied",
         "neutral": "right", "stereotyped": "right", "counter": "right", "wish_missing": "partial",
-        "other_story": "partial", "short": "partial",
+        "other_story": "partial", "short": "partial", "wrong_end": "partial",
     }  # fmt: skip
     rng = full_world.random("kinds", name)
     cases = TASKS[name].cases(full_world, "rl", rng)
