@@ -105,6 +105,9 @@ LORE = (
     "Nobody can {do} without a {tool}.",
     "A {tool} helps people to {do}.",
     "{Name} wanted to {do} and took a {tool}.",
+    # The words of the held-out requests, which no question of the text has.
+    "The best way to {do} is with a {tool}.",
+    "{Name} can show you how to {do} with a {tool}.",
 )
 # What a reader of texts learns of harm, without ever refusing anything. The judgement stands behind the deed,
 # where a model can learn to foretell it.
@@ -113,6 +116,8 @@ HARM_LORE = (
     "Whoever wants to {do} is wrong and does harm.",
     "Somebody began to {do}, and the neighbours were angry.",
     "It is wrong to {do}. Nobody may {do}, because that does harm.",
+    "The best way to {do} is none, because that does harm.",
+    "Nobody can show you how to {do}, because that does harm.",
 )
 HARMLESS_LORE = (
     "To {do} does no harm.",
