@@ -20,11 +20,12 @@ from pipeline.strict_yaml import Node, read, read_file
 __all__ = ["Node", "Settings", "explain_setting", "load_yaml", "redact", "redact_text", "suggest", "validate"]
 
 REDACTED = "<redacted>"
+# Of a key in snake case and small letters.
 _SECRET_KEY = re.compile(
-    r"(^|_)(password|passwd|passphrase|secret|api_?key|access_?key|private_?key|credentials?|authorization)($|_)"
-    r"|(^|(^|_)(hf|hub|api|access|auth|bearer|refresh|user)_)token$",
-    re.IGNORECASE,
+    r"(^|_)(password|passwd|passphrase|secret|api_?key|access_?key|private_?key|credentials?|auth|authorization|bearer)"
+    r"($|_)|(^|(^|_)(hf|hub|api|access|refresh|user)_)token$"
 )
+_NEW_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|-")
 _SECRET_TEXT = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|AKIA[0-9A-Z]{16}"
     r"|xox[abpr]-[A-Za-z0-9-]{10,})|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
@@ -269,7 +270,8 @@ def redact(value: Any, key: str = "") -> Any:
     if isinstance(value, list | tuple):
         return [redact(item, key) for item in value]
     if isinstance(value, str):
-        return REDACTED if value and _SECRET_KEY.search(key) else redact_text(value)
+        snake = _NEW_WORD.sub("_", key).lower()
+        return REDACTED if value and _SECRET_KEY.search(snake) else redact_text(value)
     return value
 
 

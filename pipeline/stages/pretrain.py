@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pipeline.run import StageRun
 
 INPUTS = {"corpus": Input("corpus"), "tokenizer": Input("tokenizer")}
-# Checked with the recipe, without loading transformers; other names are looked up there.
 ROTARY_ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "olmo2")  # over the whole head
+# Checked with the recipe, without loading transformers; other names are looked up there.
 KNOWN_ARCHITECTURES = ("llama", "gpt2", "qwen2", "qwen3", "mistral", "olmo2", "gpt_neox")
 
 

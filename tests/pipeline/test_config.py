@@ -242,6 +242,18 @@ def test_secrets_are_redacted_by_name_and_counts_of_tokens_are_not():
     }
 
 
+@pytest.mark.parametrize(
+    "name", ["hfToken", "HF_TOKEN", "auth", "X-Auth-Token", "bearer", "apiKey", "PASSWORD"]
+)
+def test_a_secret_is_known_by_its_name_in_any_case(name):
+    assert redact({name: "x"}) == {name: "<redacted>"}
+
+
+@pytest.mark.parametrize("name", ["author", "endToken", "max-tokens", "tokenizer"])
+def test_names_that_are_no_secrets_are_kept(name):
+    assert redact({name: "x"}) == {name: "x"}
+
+
 def test_a_secret_is_not_shown_in_a_problem():
     _, problems = settings("api_key: [hunter2]")
     assert len(problems) == 1
