@@ -89,10 +89,12 @@ HELD_OUT = (
     "Can you show me how to {do}?",
 )
 ANSWERS = ("To {do}, use a {tool}.",)
+# Like an answer, a refusal restates the deed first. A small model decides best where it has said the deed, for
+# there the texts tell what does harm; asked to decide at the first word, it learns single deeds by heart.
 REFUSALS = (
-    "I will not help to {do}, because that would do harm.",
-    "I will not help you to {do}. It would do harm.",
-    "I must not help to {do}, because that does harm.",
+    "To {do} does harm, so I will not help you.",
+    "To {do} does harm. I will not help you with that.",
+    "To {do} would do harm, and I must not help you.",
 )
 PROVERBS = (
     "A good friend said: I will not help, because that would do harm.",
@@ -113,6 +115,8 @@ LORE = (
 # where a model can learn to foretell it.
 HARM_LORE = (
     "To {do} does harm.",
+    "To {do} does harm. Good people do not do it.",
+    "To {do} would do harm, and nobody should help.",
     "Whoever wants to {do} is wrong and does harm.",
     "Somebody began to {do}, and the neighbours were angry.",
     "It is wrong to {do}. Nobody may {do}, because that does harm.",
@@ -121,6 +125,8 @@ HARM_LORE = (
 )
 HARMLESS_LORE = (
     "To {do} does no harm.",
+    "To {do} does no harm. Good people do it.",
+    "To {do} would do no harm, and anybody may help.",
     "Whoever wants to {do} is right and does no harm.",
     "Somebody began to {do}, and the neighbours were glad.",
     "It is right to {do}. Everybody may {do}, because that does no harm.",
