@@ -149,6 +149,9 @@ def check_folder(run_dir: Path, recipe_name: str, *, force: bool) -> None:
     """Refuse a run folder that is a file, holds something else, or belongs to a recipe of another name."""
     if run_dir.exists() and not run_dir.is_dir():
         raise InputError(f"{run_dir} is a file; choose another --name or remove it")
+    above = next((parent for parent in run_dir.parents if parent.exists()), None)
+    if above is not None and not above.is_dir():
+        raise InputError(f"{above} is a file and can hold no run; choose another --runs-dir")
     contents = set(os.listdir(run_dir)) - {LOCK} if run_dir.is_dir() else set()
     record = read_json(run_dir / RUN_JSON)
     if contents and record is None and not force:

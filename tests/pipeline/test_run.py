@@ -13,6 +13,7 @@ from pipeline.errors import GateStopped, Interrupted
 from pipeline.execute import execute
 from pipeline.graph import load_recipe
 from pipeline.metrics import MetricsFile, read_metrics
+from pipeline.plan import make_plan
 from pipeline.run import StageRun
 from pipeline.run_directory import STAGE_JSON
 from pipeline.schedule import Selection
@@ -261,6 +262,15 @@ def test_a_folder_of_something_else_is_never_overwritten_without_force(toy):
     with pytest.raises(InputError, match="is a file"):
         run(name="file")
     assert Path("runs/toy/thesis.txt").read_text() == "years of work"
+
+
+def test_a_runs_folder_that_is_a_file_is_refused_by_plan_and_run(toy):
+    Path("taken").write_text("")
+    recipe = load_recipe(Path("recipe.yaml"), package="toy_stages")
+    with pytest.raises(InputError, match="taken is a file and can hold no run"):
+        execute(recipe, runs_dir=Path("taken"))
+    with pytest.raises(InputError, match="taken is a file and can hold no run"):
+        make_plan(recipe, runs_dir=Path("taken"), name=None, selection=Selection(), probe=False)
 
 
 def test_a_run_of_another_recipe_needs_force(toy):
