@@ -1,8 +1,8 @@
 """Muon for hidden matrices with AdamW for the rest as one optimizer, and learning-rate schedules.
 
-Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) replaces a matrix's momentum by a matrix near to
-semi-orthogonal; with the scaling of Liu et al. 2025 (arXiv 2502.16982) it takes AdamW's learning rate and weight
-decay. Embeddings, output head, norms and biases go to AdamW. Schedules are pure functions of the
+Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) replaces a matrix's momentum by the nearest
+semi-orthogonal matrix; with the scaling of Liu et al. 2025 (arXiv 2502.16982) it takes AdamW's learning rate
+and weight decay. Embeddings, output head, norms and biases go to AdamW. Schedules are pure functions of the
 step that give a multiple of the learning rate.
 """
 
@@ -16,10 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-# (a, b, c) of each step of `orthogonalise`: odd quintics, each the nearest to 1 on what the steps before leave
-# of the singular values from .01 to 1 (Amsel et al. 2025, arXiv 2505.16932, section 3.1). Three such steps bring
-# them all within .27 of 1, about as near as five steps with the one set of coefficients of Jordan et al.
-POLAR = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
+NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)  # coefficients of the quintic iteration, from Jordan et al.
 BETAS = (0.9, 0.95)  # usual for language models; Adam's .999 remembers longer than our runs last
 
 Schedule = Literal["constant", "linear", "cosine", "warmup_stable_decay"]
@@ -104,8 +101,8 @@ def _fusible(model: nn.Module) -> bool:
 class BatchedMuon(torch.optim.Muon):
     """torch's Muon with the iteration over all matrices of one shape at once, in a number format of choice.
 
-    The update differs in the iteration's coefficients (`POLAR`). Several times fewer operations for a model of
-    many small matrices, and float32 where the machine computes that faster than bfloat16.
+    Same update; several times fewer operations for a model of many small matrices, and float32 where the
+    machine computes that faster than bfloat16.
     """
 
     def __init__(self, params: Any, *, dtype: torch.dtype = torch.bfloat16, **options: Any) -> None:
@@ -131,23 +128,23 @@ class BatchedMuon(torch.optim.Muon):
                 by_shape[parameter.shape].append(place)
             for shape, places in by_shape.items():
                 stacked = torch.stack([updates[place].to(self.dtype) for place in places])
-                rotations = orthogonalise(stacked, group["eps"])
+                rotations = orthogonalise(stacked, group["ns_steps"], group["eps"])
                 scale = -group["lr"] * 0.2 * math.sqrt(max(shape))  # RMS of AdamW's update, Liu et al. eq. 4
                 for place, rotation in zip(places, rotations, strict=True):
                     parameters[place].add_(rotation, alpha=scale)
         return loss
 
 
-def orthogonalise(matrices: Tensor, eps: float = 1e-7) -> Tensor:
+def orthogonalise(matrices: Tensor, num_steps: int = 5, eps: float = 1e-7) -> Tensor:
     """Bring the singular values of matrices (count, rows, columns) near 1, keeping their singular vectors.
 
-    `X <- a X + (b G + c G G) X` with `G = X X^T`, on the wider side, for every (a, b, c) of `POLAR`. Singular
-    values below a hundredth of the Frobenius norm stay below 1.
+    A quintic Newton-Schulz iteration: `X <- a X + (b G + c G G) X` with `G = X X^T`, on the wider side.
     """
+    a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
-    for a, b, c in POLAR:
+    for _ in range(num_steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
