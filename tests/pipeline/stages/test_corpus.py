@@ -216,8 +216,8 @@ def test_the_announced_size_is_about_that_of_the_files(tmp_path):
     assert cost.tokens == pytest.approx(run.notes["characters"]["text.train"] / 3.85, rel=0.15)
 
 
-@pytest.mark.parametrize("source", ["dolly", {"childrens_books": {}, "dolly": {}}])
-def test_the_size_of_peoples_text_is_not_guessed(source):
+@pytest.mark.parametrize("source", ["dolly", {"text_files": {"path": "mine.txt"}, "dolly": {}}])
+def test_the_size_of_a_text_that_nobody_announces_is_not_guessed(source):
     cost = corpus.cost(corpus.config_class({"source": source})(source=source), CostContext({}, {}))
     assert (cost.tokens, cost.disk_bytes) == (0, 0)
     assert "when the corpus is there" in cost.note
