@@ -25,6 +25,7 @@ from typing import Any
 TIME_ENDINGS = ("_seconds", "_per_second")
 STAGING_MARK = ".staging-"
 POLL_SECONDS = 0.002
+DONE = "was done before the kill"
 
 
 def command(recipe: str, runs: Path, settings: list[str]) -> list[str]:
@@ -79,12 +80,17 @@ def stage_seconds(run: Path) -> dict[str, float]:
 
 
 def kill_once(words: list[str], stage: Path, wait: float, *, in_save: bool) -> str:
-    """Start the command, let it work on the stage for `wait` seconds (and into a save), and kill it."""
+    """Start the command, let it work on the stage for `wait` seconds (and into a save), and kill it.
+
+    A stage that an earlier try let finish is left alone: the command would run on to the end of the recipe.
+    """
+    if finished(stage):
+        return DONE
     process = subprocess.Popen(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )
     try:
-        if not until(lambda: begun(stage), process):
+        if not until(lambda: begun(stage) or finished(stage), process):
             return ended(process)
         until(lambda: False, process, wait)
         if in_save:
@@ -105,11 +111,15 @@ def ended(process: subprocess.Popen[bytes]) -> str:
         raise SystemExit(
             f"the resumed run failed with exit code {code}:\n{process.stderr.read().decode()[-4000:]}"
         )
-    return "was done before the kill"
+    return DONE
 
 
 def begun(stage: Path) -> bool:
-    return stage.is_dir() and not (stage / "stage.json").exists()
+    return stage.is_dir() and not finished(stage)
+
+
+def finished(stage: Path) -> bool:
+    return (stage / "stage.json").exists()
 
 
 def saving(stage: Path) -> bool:
