@@ -127,8 +127,8 @@ PROTOTYPE = (
 )
 """Measured by an early prototype of this project, once per row, answers sampled at temperature 0.7.
 
-Two small worlds of it, with models of 3.45 million parameters and a fraction of the training of today's
-default; so these are values to know one's way by, not targets.
+Two small worlds of it, other than today's, with models of 3.45 million parameters; so these are values to know
+one's way by, not targets.
 """
 
 
