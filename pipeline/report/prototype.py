@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pipeline.report.read import RunData
 
-LABEL = "orientation: a smaller prototype, one seed, ±5 points is noise"
+LABEL = "orientation: an early prototype, one seed, ±5 points is noise"
 TIERS = ("often", "some", "rarely", "never")
 COLUMNS = (*TIERS, "gender", "harm", "gold")
 MEANING = (
