@@ -19,9 +19,10 @@ from data.world.prose import active_tasks
 from data.world.settings import HEADLINE_MIX, QUESTIONS_PER_FACT
 from data.world.tasks import ALWAYS, TASKS, how_to
 
-# Shares of tasks in demonstrations and RL prompts; the others share the rest. A task that is rare in RL is
-# drowned.
+# Shares of tasks in demonstrations and RL prompts; the others share the rest, each by its weight (1 unless told
+# here: small talk has twelve intents to learn). A task that is rare in RL is drowned.
 CHAT_MIX = {"facts": 0.34, "stories": 0.12, "harmful": 0.13, "harmless": 0.13}
+OTHER_WEIGHTS = {"small_talk": 2.5}
 # One prompt in this many is kept for tests where no entities are split.
 TEST_ONE_IN = 4
 SPLIT_BY_PROMPT = frozenset(
@@ -121,9 +122,9 @@ def _demonstrated_kind(world: World, name: str, case: Case, rng: random.Random) 
 
 def _mixed(world: World, part: Part, total: int, rng: random.Random) -> Iterator[tuple[Task, Case]]:
     """Stream `total` cases in the chat mix and a shuffled order."""
-    others = list(world.settings.other_tasks)
-    rest = (1 - sum(CHAT_MIX.values())) / len(others)
-    shares = CHAT_MIX | dict.fromkeys(others, rest)
+    weights = {name: OTHER_WEIGHTS.get(name, 1.0) for name in world.settings.other_tasks}
+    rest = (1 - sum(CHAT_MIX.values())) / sum(weights.values())
+    shares = CHAT_MIX | {name: rest * weight for name, weight in weights.items()}
     tasks = rng.choices([TASKS[name] for name in shares], list(shares.values()), k=total)
     streams = {
         task.name: _mostly_new(task.cases(world, part, world.random(part, task.name)), _for_training(world))
