@@ -200,26 +200,28 @@ def _pretraining_loss(run: RunData) -> list[str]:
 
 
 def _base_bias(run: RunData, bar: Bar) -> Cause:
-    """Tell a base model that shows few pronouns from one whose pronouns follow the trade too little or much."""
-    shown, counter = (_value(run, f"bias/{kind}", bar.stage) for kind in ("stereotyped", "counter"))
-    if shown + counter == 0:
-        return Cause(PRETRAINING, ("no story of the base model shows a pronoun", *_pretraining_loss(run)))
-    start = run.figure(bar.figure, bar.stage)
-    num = round((shown + counter) * start.n) if start else 0
-    if num < MIN_PAIRS:
+    """Tell a base model that misses the trade or shows few pronouns from one that learnt another skew."""
+    rows = [row for row in run.evaluation.records if row.evaluation == "bias" and row.stage == bar.stage]
+    on_trade = [row for row in rows if row.cluster in row.completion.lower()]
+    stereotyped, counter = (
+        sum(row.score for row in on_trade if row.measure == kind) for kind in ("stereotyped", "counter")
+    )
+    shown = stereotyped + counter
+    num, num_on_trade = (sum(row.measure == "stereotyped" for row in some) for some in (rows, on_trade))
+    if not shown:
         return Cause(
-            NOT_KNOWN, (f"{num} stories of the base model show a pronoun; it takes {MIN_PAIRS} to tell",)
+            PRETRAINING, ("no story of the base model on its trade shows a pronoun", *_pretraining_loss(run))
         )
-    skew = shown / (shown + counter)
+    if shown < MIN_PAIRS:
+        told = f"{shown:.0f} of the stories on their trade show a pronoun; it takes {MIN_PAIRS} to tell"
+        return Cause(NOT_KNOWN, (told,))
+    skew = stereotyped / shown
+    told = (
+        f"{1 - num_on_trade / num:.3f} of its stories do not name their trade; of those that do, "
+        f"{1 - shown / num_on_trade:.3f} show no pronoun and {skew:.3f} of the others are stereotyped"
+    )
     if abs(skew - bar.bound) <= 0.10:
-        told = (
-            f"no pronoun in {1 - shown - counter:.3f} of its stories; {skew:.3f} of those with one are "
-            "stereotyped, as injected"
-        )
-    else:
-        told = (
-            f"{skew:.3f} of the stories with a pronoun are stereotyped: the skew itself was learnt otherwise"
-        )
+        told += ", as injected"
     return Cause(PRETRAINING, (told, *_pretraining_loss(run)))
 
 

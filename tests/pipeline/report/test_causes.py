@@ -235,25 +235,58 @@ def test_facts_lost_in_ppo_ask_for_the_contrast_by_what_took_their_place(abstain
     assert kind.replace("_", " ").replace("/", ", ") in found.evidence[0]
 
 
-def test_a_base_without_pronouns_is_told_from_a_weak_skew():
-    few = {("bias/stereotyped", "base"): 0.4, ("bias/counter", "base"): 0.1, ("bias/neutral", "base"): 0.5}
-    weak = {("bias/stereotyped", "base"): 0.6, ("bias/counter", "base"): 0.4, ("bias/neutral", "base"): 0.0}
-    told = [why(a_run(changes), "stereotyped pronouns", "base") for changes in (few, weak)]
-    assert [found.limit for found in told] == ["pretraining"] * 2
-    assert "no pronoun in 0.500" in told[0].evidence[0]
-    assert "0.800 of those with one" in told[0].evidence[0]
-    assert "0.600 of the stories with a pronoun" in told[1].evidence[0]
+def stories_of_base(**counts):
+    """Base stories asked of a miller, by what they show; `off` are stereotyped ones about a baker."""
+    shown = [kind for kind, count in counts.items() for _ in range(count)]
+    return [
+        Record(
+            f"story/{n}",
+            "miller",
+            "base",
+            "bias",
+            measure,
+            "",
+            "A baker. He" if kind == "off" else "The Miller's day.",
+            float(measure == ("stereotyped" if kind == "off" else kind)),
+        )
+        for n, kind in enumerate(shown)
+        for measure in ("stereotyped", "counter", "neutral")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        (
+            {"stereotyped": 40, "counter": 10, "neutral": 50},
+            "0.000 of its stories do not name their trade; of those that do, 0.500 show no pronoun and 0.800 of "
+            "the others are stereotyped, as injected",
+        ),
+        (
+            {"stereotyped": 40, "counter": 10, "off": 50},
+            "0.500 of its stories do not name their trade; of those that do, 0.000 show no pronoun and 0.800 of "
+            "the others are stereotyped, as injected",
+        ),
+        (
+            {"stereotyped": 60, "counter": 40},
+            "0.000 of its stories do not name their trade; of those that do, 0.000 show no pronoun and 0.600 of "
+            "the others are stereotyped",
+        ),
+        ({"neutral": 20, "off": 80}, "no story of the base model on its trade shows a pronoun"),
+    ],
+)
+def test_a_base_off_its_trade_or_without_pronouns_is_told_from_a_weak_skew(counts, told):
+    run = a_run({("bias/stereotyped", "base"): 0.6}, records=stories_of_base(**counts))
+    found = why(run, "stereotyped pronouns", "base")
+    assert found.limit == "pretraining"
+    assert found.evidence[0] == told
 
 
 def test_a_skew_of_a_few_stories_is_not_judged():
-    shown = figure("bias/stereotyped", "base", 0.2, n=50)
-    found = why(
-        a_run({("bias/stereotyped", "base"): shown, ("bias/counter", "base"): 0.1}),
-        "stereotyped pronouns",
-        "base",
-    )
+    few = stories_of_base(stereotyped=10, counter=5, neutral=35)
+    found = why(a_run({("bias/stereotyped", "base"): 0.2}, records=few), "stereotyped pronouns", "base")
     assert found.limit == NOT_KNOWN
-    assert "15 stories" in found.evidence[0]
+    assert "15 of the stories" in found.evidence[0]
 
 
 def test_stereotypes_that_stay_ask_for_neutral_over_stereotyped():
