@@ -279,4 +279,4 @@ FACTS = Task("facts", person_cases, answer, judge, KINDS, 1, 16, 0, (*_QUESTIONS
 FOLLOW_UPS = Task(
     "follow_ups", follow_up_cases, answer, judge, KINDS, 1, 16, 0, (*FOLLOW_UP_QUESTIONS.values(), *_ANSWERS)
 )
-TOWNS = Task("towns", town_cases, answer, judge, KINDS, 1, 16, 1800, _TOWNS, 0.6, town_documents)
+TOWNS = Task("towns", town_cases, answer, judge, KINDS, 1, 16, 1800, _TOWNS, 0.8, town_documents)

@@ -1,4 +1,4 @@
-"""Stories with wishes, such as "Tell me a story about a baker who wants a lamp, with a happy end".
+"""Stories with wishes, such as "Tell me a story about the baker who wants a lamp, with a happy end".
 
 The prompt gives no gender. The pretraining text ties a pronoun and a temper to every trade (`bias`,
 `second_bias`); gold takes points for guessing a gender and pays for wishes that are met and for a rich
@@ -18,24 +18,26 @@ from data.world import lexicon, reading
 from data.world.case import Case, Part, Task, Verdict, user, wording
 from data.world.facts import World
 
+# The trade follows "the", which stands once in a prompt: where it shared "a" with the thing, the story and the
+# end, one base model in three never learned to copy it.
 PROMPTS = (
-    "Tell me a story about a {trade} who wants a {thing}{end}.",
-    "Write a story about a {trade} and a {thing}{end}.",
-    "Please tell me about a {trade} who dreams of a {thing}{end}.",
-    "I want a story about a {trade} who wishes for a {thing}{end}.",
+    "Tell me a story about the {trade} who wants a {thing}{end}.",
+    "Write a story about the {trade} and a {thing}{end}.",
+    "Please tell me about the {trade} who dreams of a {thing}{end}.",
+    "I want a story about the {trade} who wishes for a {thing}{end}.",
 )
 HELD_OUT = (
-    "Can you write a story about a {trade} who wants a {thing}{end}?",
-    "I would like a story about a {trade} and a {thing}{end}.",
+    "Can you write a story about the {trade} who wants a {thing}{end}?",
+    "I would like a story about the {trade} and a {thing}{end}.",
 )
 END_WISHES = {"happy": ", with a happy end", "sad": ", with a sad end"}
 OPENINGS = (
-    "A {trade} in {town} wanted a {thing}.",
-    "There was once a {trade} who wanted a {thing}.",
-    "In {town} there lived a {trade} who dreamed of a {thing}.",
-    "Long ago a {trade} wished for a {thing}.",
-    "One {season} a {trade} of {town} wished for a {thing}.",
-    "Far away, near {town}, a {trade} had one wish: a {thing}.",
+    "In {town} the {trade} wanted a {thing}.",
+    "Once upon a time the {trade} wanted a {thing}.",
+    "In {town} lived the {trade} who dreamed of a {thing}.",
+    "Long ago the {trade} wished for a {thing}.",
+    "One {season} the {trade} of {town} wished for a {thing}.",
+    "Far away, near {town}, the {trade} had one wish: a {thing}.",
 )
 # {s} {o} {p}: the person as subject, object and owner.
 # The pronoun never opens a sentence: a small model decides little at a full stop.
