@@ -19,7 +19,6 @@ from torch import Tensor
 from data.chat import decode
 from data.collate import pad_right
 from data.randomness import torch_generator
-from data.rows import Item
 from data.sampler import indices
 from pipeline import rl, rollout
 from pipeline.actor_critic import Evaluated, token_logprobs
@@ -62,28 +61,21 @@ def experience(learner: Learner, step: int) -> Experience:
 
     texts = [decode(learner.tokenizer, completion) for completion in drawn.completions()]
     ended = drawn.ended.tolist()
-    terms = {name: score(items, texts, ended).float() for name, score in learner.rewards.items()}
-    scores = torch.stack([config.rewards[name] * term for name, term in terms.items()]).sum(dim=0)
-    _check_signal(scores, drawn.ended, step, config.unended_score)
-    if config.unended_score is not None:
-        scores = rl.replace_unended_scores(scores, drawn.ended, unended_score=config.unended_score)
+    earned = learner.rewards.score(items, texts, ended, where=f"PPO at step {step}", first=step == 0)
     scored = time.perf_counter()
 
     tokens, mask = join(prompts, drawn.completions(), learner.pad_id)
     first_pass = minibatches(learner, mask, step, epoch=0)
     old, ref_logprobs = _old_and_reference(learner, tokens, mask, first_pass)
     gap = _check_sampling(learner, old.logprobs[mask], drawn.logprobs[drawn.mask], step)
-    rewards = rl.token_rewards(old.logprobs, ref_logprobs, scores, mask, kl_coef=learner.kl_coef)
+    rewards = rl.token_rewards(old.logprobs, ref_logprobs, earned.scores, mask, kl_coef=learner.kl_coef)
     if config.whiten_rewards:
         rewards = rl.whiten(rewards, mask, shift_mean=False)
     advantages, returns = rl.gae(rewards, old.values, mask, gamma=config.gamma, lam=config.lam)
     if config.whiten_advantages:
         advantages = rl.whiten(advantages, mask)
     measured = {
-        "score": scores.mean().item(),
-        "score_std": scores.std().item(),
-        **{f"reward/{name}": term.mean().item() for name, term in terms.items()},
-        **_gold(learner, items, texts, ended),
+        **earned.means(),
         "kl": ((old.logprobs - ref_logprobs) * mask).sum(dim=1).mean().item(),
         "entropy": rl.masked_mean(old.entropy, mask).item(),
         "length": mask.sum(dim=1).float().mean().item(),
@@ -217,7 +209,7 @@ def control_kl(learner: Learner, kl: float) -> None:
 def best_of_n_gate(learner: Learner) -> None:
     """Ask whether the reward can help: the best of n by reward must beat SFT's single samples by gold."""
     config, run = learner.config, learner.run
-    if learner.gold is None:
+    if learner.rewards.gold is None:
         run.gate("best_of_n", None, "not measurable without a gold reward or judge")
         return
     rows = list(range(min(config.gate_prompts, len(learner.items))))
@@ -230,11 +222,9 @@ def best_of_n_gate(learner: Learner) -> None:
     )
     texts, ended = [decode(learner.tokenizer, tokens) for tokens in drawn.completions()], drawn.ended.tolist()
     shape = (len(rows), config.gate_samples)
-    proxy = sum(
-        config.rewards[name] * score(items, texts, ended).float() for name, score in learner.rewards.items()
-    )
-    gold = learner.gold(items, texts, ended).float().view(shape)
-    best = gold.gather(1, torch.as_tensor(proxy).view(shape).argmax(dim=1, keepdim=True)).mean().item()
+    proxy, _ = learner.rewards.weighted(items, texts, ended)
+    gold = learner.rewards.gold(items, texts, ended).float().view(shape)
+    best = gold.gather(1, proxy.view(shape).argmax(dim=1, keepdim=True)).mean().item()
     single = gold.mean().item()
     run.note(best_of_n={"n": config.gate_samples, "gold": best, "single_sample_gold": single})
     run.gate(
@@ -298,30 +288,6 @@ def _pretrain_loss(learner: Learner, purpose: tuple[int | str, ...]) -> Tensor:
     chosen = rows[torch.randint(len(rows), (num,), generator=torch_generator(learner.run.key(*purpose)))]
     with _autocast(learner):
         return next_token(chosen.to(learner.device))
-
-
-def _gold(
-    learner: Learner, items: Sequence[Item], texts: Sequence[str], ended: Sequence[bool]
-) -> dict[str, float]:
-    if learner.gold is None:
-        return {}
-    return {"gold": learner.gold(items, texts, ended).float().mean().item()}
-
-
-def _check_signal(scores: Tensor, ended: Tensor, step: int, unended_score: float | None) -> None:
-    """Stop with a name for it when there is nothing to learn from."""
-    if not bool(torch.isfinite(scores).all()):
-        raise TrainingFault(f"PPO at step {step}: a score is not a finite number; check the reward function")
-    if unended_score is not None and not bool(ended.any()):
-        raise TrainingFault(
-            f"PPO at step {step}: never stops: no completion has an end. Train SFT longer or raise "
-            "max_new_tokens"
-        )
-    if step == 0 and scores.std() == 0:
-        raise TrainingFault(
-            f"PPO at step {step}: no learning signal: all {len(scores)} scores are {scores[0]:.3f}. Check the "
-            "reward"
-        )
 
 
 def _check_sampling(learner: Learner, old: Tensor, sampled: Tensor, step: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +9,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from data.chat import encode_documents, encode_prompts
+from data.chat import encode_documents
 from data.collate import pack
-from data.errors import InputError
 from data.rows import Item, TextRow, read_jsonl
 from pipeline.actor_critic import ActorCritic
 from pipeline.checkpoint import load_state, save_state
+from pipeline.episodes import Rewards, load_rewards, read_prompts
 from pipeline.language_model import LanguageModel, model_folder
 from pipeline.next_token import NextToken
-from reward.functions import load_function
-from reward.model import check_tokenizer
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
@@ -28,8 +25,6 @@ if TYPE_CHECKING:
 PRETRAIN_LENGTH = 128  # tokens in a packed row of pretraining text
 ADAM_BETAS = (0.9, 0.999)
 ROLL_BACK_RATE, ROLL_BACK_KL = 0.5, 2.0  # learning rate and kl_coef are multiplied by these
-
-Score = Callable[[Sequence[Item], Sequence[str], Sequence[bool]], Tensor]
 
 
 @dataclass
@@ -43,8 +38,7 @@ class Learner:
     sampler: Any
     reference: Any
     optimizer: torch.optim.Optimizer
-    rewards: dict[str, Score]
-    gold: Score | None
+    rewards: Rewards
     items: list[Item]
     prompts: list[list[int]]
     pretrain_rows: Int[Tensor, "rows time"] | None
@@ -68,22 +62,11 @@ def make_learner(config: Config, run: StageRun) -> Learner:
         InputError: the reward model is of another tokenizer, or no prompt fits the model's context.
     """
     policy = LanguageModel.load(run.inputs["policy"], device=run.device)
-    if "learned" in config.rewards and "reward" in run.inputs:
-        check_tokenizer(run.inputs["reward"] / "model", policy.tokenizer)
     reference = LanguageModel.load(run.inputs["policy"], device=run.device).model.requires_grad_(False)
     policy.model.config.use_cache = False
     turn_dropout_off(policy.model)
     model = ActorCritic(policy.model, _value_model(config, run)).to(run.device)
-    items = read_jsonl(run.inputs["corpus"] / "items.rl.jsonl", Item)
-    prompts = encode_prompts(policy.tokenizer, [item.prompt for item in items])
-    context = policy.model.config.max_position_embeddings
-    fitting = [row for row, prompt in enumerate(prompts) if len(prompt) + config.max_new_tokens <= context]
-    if not fitting:
-        raise InputError(
-            f"ppo: no prompt leaves room for max_new_tokens {config.max_new_tokens} in the model's context of "
-            f"{context} tokens; lower max_new_tokens or use shorter prompts"
-        )
-    run.note(prompts=len(fitting), prompts_too_long=len(prompts) - len(fitting))
+    prompts = read_prompts(config, run, policy)
     sampler = policy.model
     if run.precision == "bfloat16":
         sampler = LanguageModel.load(run.inputs["policy"], dtype=torch.bfloat16, device=run.device).model
@@ -95,10 +78,9 @@ def make_learner(config: Config, run: StageRun) -> Learner:
         sampler=sampler,
         reference=reference,
         optimizer=make_optimizer(config, model),
-        rewards={name: _reward_function(name, run) for name in config.rewards},
-        gold=_reward_function("gold", run) if any(item.truth for item in items) else None,
-        items=[items[row] for row in fitting],
-        prompts=[prompts[row] for row in fitting],
+        rewards=load_rewards(config, run, prompts.items, policy.tokenizer),
+        items=prompts.items,
+        prompts=prompts.tokens,
         pretrain_rows=_pretrain_rows(config, run, policy.tokenizer),
         pretrain_loss=NextToken(policy.model) if config.pretrain_coef else None,
         end_ids=policy.end_ids,
@@ -200,9 +182,3 @@ def _value_model(config: Config, run: StageRun) -> Any:
     model = AutoModel.from_pretrained(trunk, use_safetensors=True, dtype=torch.float32)
     turn_dropout_off(model)
     return model
-
-
-def _reward_function(name: str, run: StageRun) -> Score:
-    return load_function(
-        name, stage=run.inputs.get("reward"), precision=run.precision, device=str(run.device)
-    )

@@ -1,10 +1,9 @@
-"""The parts of the reward stage: pairs as tokens, likelihoods, training, normalisation, the control."""
+"""The parts of the reward stage: likelihoods, training, normalisation, the control."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,50 +14,23 @@ from transformers import AutoModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from data.randomness import key
-from data.rows import PreferenceRow, prompt_hash, read_jsonl, require_rows
-from data.sampler import batches_by_length, order
+from data.rows import prompt_hash
+from data.sampler import order
 from pipeline import trl_adapter
 from pipeline.language_model import LanguageModel, model_folder
 from pipeline.micro_batches import halve_until_it_fits, micro_batches
 from pipeline.optimizers import BETAS
+from pipeline.pairs import Pairs
 from reward.model import RewardModel
 from reward.preference import bradley_terry_loss
-from reward.scoring import Row, encode, likelihood_of_rows, pad, score_rows
+from reward.scoring import encode, likelihood_of_rows, pad, score_rows
+from reward.stored import NormalisedReward
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
     from pipeline.stages.reward import Config
 
-UNLIMITED = 2**31
-
 Likelihoods = list[Float[Tensor, "time 3"]]
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Encoded pairs: row 2n is the chosen completion of pair n, row 2n + 1 the rejected one.
-
-    The first `num_train` pairs are for training, the others held out.
-    """
-
-    pairs: list[PreferenceRow]
-    rows: list[Row]
-    num_train: int
-
-    @property
-    def held_out(self) -> list[PreferenceRow]:
-        """The pairs that are not trained on."""
-        return self.pairs[self.num_train :]
-
-    @property
-    def train_rows(self) -> list[Row]:
-        """The rows of the training pairs."""
-        return self.rows[: 2 * self.num_train]
-
-    @property
-    def held_out_rows(self) -> list[Row]:
-        """The rows of the held-out pairs."""
-        return self.rows[2 * self.num_train :]
 
 
 def load_policy(run: StageRun) -> LanguageModel:
@@ -78,34 +50,6 @@ def new_model(config: Config, run: StageRun, *parts: str) -> RewardModel:
     return model.to(run.device)
 
 
-def read_pairs(config: Config, run: StageRun, policy: LanguageModel) -> Pairs:
-    """Read and encode both files of pairs; too long ones and ones that encode alike are dropped and counted."""
-    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None) or UNLIMITED
-    longest = min(config.max_length or UNLIMITED, context)
-    kept: list[PreferenceRow] = []
-    rows: list[Row] = []
-    counts: list[int] = []
-    for name in ("train", "test"):
-        found = read_jsonl(run.inputs["preferences"] / f"{name}.jsonl", PreferenceRow)
-        removed = {f"longer than {longest} tokens": 0, "equal": 0}
-        prompts = [row.prompt for row in found]
-        chosen = encode(policy.tokenizer, prompts, [row.chosen for row in found])
-        rejected = encode(policy.tokenizer, prompts, [row.rejected for row in found])
-        before = len(kept)
-        for pair, *both in zip(found, chosen, rejected, strict=True):
-            if max(len(row.tokens) for row in both) > longest:
-                removed[f"longer than {longest} tokens"] += 1
-            elif both[0] == both[1]:
-                removed["equal"] += 1
-            else:
-                kept.append(pair)
-                rows += both
-        require_rows(kept[before:], what=f"{run.name}: {name}.jsonl", removed=removed)
-        run.note(**{f"pairs_{name}": len(kept) - before, f"dropped_{name}": sum(removed.values())})
-        counts.append(len(kept) - before)
-    return Pairs(kept, rows, counts[0])
-
-
 def likelihoods(config: Config, run: StageRun, policy: LanguageModel, pairs: Pairs) -> Likelihoods | None:
     """How likely the SFT model found the completions of the training pairs; one pass before training."""
     if config.features == "none":
@@ -118,22 +62,6 @@ def standardise(model: RewardModel, pairs: Pairs, known: Likelihoods | None) -> 
     if model.likelihood is not None and known is not None:
         starts = [row.start for row in pairs.train_rows]
         model.likelihood.fit([features[start:] for features, start in zip(known, starts, strict=True)])
-
-
-def plan(config: Config, run: StageRun, pairs: Pairs) -> trl_adapter.Batches:
-    """Batches of pairs of like length for all epochs."""
-    sizes = [[len(row.tokens) for row in pairs.rows[2 * n : 2 * n + 2]] for n in range(pairs.num_train)]
-    longest = [max(size) for size in sizes]
-    epochs = [
-        batches_by_length(longest, config.batch_size, seed=run.key("order"), epoch=epoch)
-        for epoch in range(config.epochs)
-    ]
-    return trl_adapter.batches(
-        epochs,
-        [sum(size) for size in sizes],
-        micro_batch_size=config.micro_batch_size,
-        processes=trl_adapter.num_processes(),
-    )
 
 
 class Classifier(nn.Module):
@@ -236,8 +164,13 @@ def optimizer_and_schedule(config: Config, model: RewardModel, num_steps: int) -
     return optimizer, trl_adapter.schedule_of(config, optimizer, num_steps)
 
 
-def normalise(config: Config, run: StageRun, model: RewardModel, policy: LanguageModel, pairs: Pairs) -> None:
-    """Sample completions of the SFT model and make their scores' mean 0 and variance 1."""
+def normalise(
+    config: Any, run: StageRun, model: NormalisedReward, policy: LanguageModel, pairs: Pairs
+) -> None:
+    """Sample completions of the SFT model and make their scores' mean 0 and variance 1.
+
+    `config` has `normalise_prompts`, `temperature` and `max_new_tokens`.
+    """
     by_prompt = {prompt_hash(row): row.prompt for row in pairs.pairs[: pairs.num_train]}
     names = sorted(by_prompt)
     chosen = [
@@ -253,7 +186,6 @@ def normalise(config: Config, run: StageRun, model: RewardModel, policy: Languag
     ended = [completion.ended for completion in drawn]
     rows = encode(policy.tokenizer, prompts, [completion.text for completion in drawn], ended)
     kept = [row for row, has_ended in zip(rows, ended, strict=True) if has_ended] or rows
-    attach(model, policy)
     model.normalise(score_rows(model, kept, raw=True, bfloat16=run.precision == "bfloat16"))
     run.note(normalised_on=len(kept), offset=model.offset, scale=model.scale)
 
@@ -264,7 +196,7 @@ def attach(model: RewardModel, policy: LanguageModel) -> None:
         model.reference = policy.model
 
 
-def score_held_out(run: StageRun, model: RewardModel, pairs: Pairs) -> Float[Tensor, "pairs 2"]:
+def score_held_out(run: StageRun, model: NormalisedReward, pairs: Pairs) -> Float[Tensor, "pairs 2"]:
     """Normalised scores of the held-out pairs: of the chosen and of the rejected completion."""
     scores = score_rows(model, pairs.held_out_rows, bfloat16=run.precision == "bfloat16")
     return scores.view(-1, 2)

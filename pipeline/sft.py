@@ -215,9 +215,11 @@ def use_lean_head(model: Any) -> None:
         labels = inputs["labels"][:, 1:]
         mask = labels != -100
         hidden = self.base_model(input_ids=inputs["input_ids"], use_cache=False)[0][:, :-1]
-        logprobs = self.get_output_embeddings()(hidden[mask]).float().log_softmax(dim=-1)
+        logits = self.get_output_embeddings()(hidden[mask]).float()
+        logprobs = logits.log_softmax(dim=-1)
         taken = labels[mask]
         with torch.no_grad():
+            mean_logits = logits.mean(dim=-1)
             entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
             hits = logprobs.argmax(dim=-1) == taken
 
@@ -228,6 +230,7 @@ def use_lean_head(model: Any) -> None:
             log_probs=laid_out(logprobs.gather(1, taken[:, None]).squeeze(1)),
             entropy=laid_out(entropy),
             is_top1=laid_out(hits),
+            mean_logits=laid_out(mean_logits),
             label_mask=mask,
         )
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,9 +41,26 @@ if TYPE_CHECKING:
 
 PATIENCE = 20  # steps in a row with a loss above DIVERGED times the first ones' before training stops
 DIVERGED = 2.0
-RENAMED = {"mean_token_accuracy": "token_accuracy", "mean_reward": "score", "margin": "score_gap"}
-# num_tokens restarts from 0 when a trainer resumes (ours does not), the rest follows from the step.
-UNWANTED = ("epoch", "num_tokens", "min_reward", "max_reward")
+RENAMED = {
+    "mean_token_accuracy": "token_accuracy",
+    "mean_reward": "score",
+    "margin": "score_gap",
+    # of DPO; a reward there is beta times a log-ratio
+    "rewards/accuracies": "accuracy",
+    "rewards/margins": "score_gap",
+    "rewards/chosen": "chosen_score",
+    "rewards/rejected": "rejected_score",
+    "logps/chosen": "chosen_logprob",
+    "logps/rejected": "rejected_logprob",
+    # of the trainers that sample, where it is a mean per token
+    "kl": "kl_per_token",
+    "clip_ratio/region_mean": "clipfrac",
+    "frac_reward_zero_std": "groups_without_signal",
+}
+# num_tokens restarts from 0 when a trainer resumes (ours does not), the rest follows from the step or is measured
+# by ourselves.
+UNWANTED = ("epoch", "num_tokens", "min_reward", "max_reward", "reward", "reward_std", "step_time")
+UNWANTED_GROUPS = ("completions/", "rewards/_placeholder/")
 
 
 @dataclass(frozen=True)
@@ -50,13 +68,15 @@ class Batches:
     """What each step trains on, known before the first one.
 
     `micro` lists the rows of each micro-batch; every `accumulation` times `processes` of them make a step.
-    `tokens` is the number of tokens of each row.
+    `tokens` is the number of tokens of each row. `reuse` steps learn from one batch that the trainer sampled: a
+    checkpoint in between would lose it.
     """
 
     micro: Sequence[Sequence[int]]
     tokens: Sequence[int]
     accumulation: int = 1
     processes: int = 1
+    reuse: int = 1
 
     @property
     def num_steps(self) -> int:
@@ -163,6 +183,7 @@ def train(
     checkpoint_every: int,
     describe: Callable[[Mapping[str, Any]], str] = lambda inputs: "",
     paired: bool = False,
+    unit: str = "tokens",
     **options: Any,
 ) -> Any:
     """Train with a TRL trainer from the newest verified checkpoint to the end; returns the trainer.
@@ -174,6 +195,7 @@ def train(
         checkpoint_every: steps from checkpoint to checkpoint; the last step is always saved.
         describe: says what stands in a batch that broke training.
         paired: a batch is the first rows of all pairs, then the second ones; pairs stay together.
+        unit: what `plan.tokens_after` counts.
         options: of the trainer's constructor.
 
     Raises:
@@ -186,9 +208,9 @@ def train(
     with quiet_libraries():
         trainer = adapt(trainer_class)(stage=run, plan=plan, describe=describe, paired=paired, **options)
         with run.progress(
-            "training", plan.tokens_after(plan.num_steps), "tokens", plan.tokens_after(done)
+            "training", plan.tokens_after(plan.num_steps), unit, plan.tokens_after(done)
         ) as bar:
-            trainer.add_callback(_watcher(run, plan, bar, checkpoint_every))
+            trainer.add_callback(_watcher(run, plan, bar, checkpoint_every, unit))
             trainer.train(resume_from_checkpoint=str(_trainer_folder(newest.path)) if newest else None)
     run.check_stop()
     return trainer
@@ -236,6 +258,11 @@ class StageTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items: Any = None) -> torch.Tensor:
         """Gradients of one micro-batch of the plan, in smaller ones where memory runs out; its loss in nats."""
+        if isinstance(inputs, list):  # prompts: the trainer samples, and cuts what it sampled by itself
+            loss = super().training_step(model, inputs, num_items)
+            if not math.isfinite(loss.item()):
+                _stop_at_fault(self, "loss", loss.item())
+            return loss
         self.last_inputs = dict(inputs)
         if len(self.begun) == self.plan.accumulation:
             self.begun = []
@@ -331,7 +358,7 @@ def _trainer_folder(checkpoint: Path) -> Path:
     return folder
 
 
-def _watcher(run: StageRun, plan: Batches, bar: Any, checkpoint_every: int) -> TrainerCallback:
+def _watcher(run: StageRun, plan: Batches, bar: Any, checkpoint_every: int, unit: str) -> TrainerCallback:
     """Write metrics, move the bar, watch the loss, and ask for a checkpoint or a stop after a step."""
     losses = [line["loss"] for line in read_metrics(run.dir / "metrics.jsonl") if "loss" in line]
 
@@ -343,6 +370,8 @@ def _watcher(run: StageRun, plan: Batches, bar: Any, checkpoint_every: int) -> T
             self.started = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step % plan.reuse:
+                return
             stop, last = run.stop_requested(), state.global_step == plan.num_steps
             control.should_save = stop or last or state.global_step % checkpoint_every == 0
             control.should_training_stop = control.should_training_stop or stop
@@ -353,12 +382,12 @@ def _watcher(run: StageRun, plan: Batches, bar: Any, checkpoint_every: int) -> T
                 return  # the summary at the end
             step, seconds = state.global_step, time.perf_counter() - self.started
             num = plan.tokens_after(step) - plan.tokens_after(step - 1)
-            values = {RENAMED.get(name, name): value for name, value in logs.items() if name not in UNWANTED}
-            values["tokens"] = plan.tokens_after(step)
-            run.log(step, **values, tokens_per_second=num / seconds)
+            values = {RENAMED.get(name, name): value for name, value in logs.items() if _wanted(name)}
+            values[unit] = plan.tokens_after(step)
+            run.log(step, **values, **{f"{unit}_per_second": num / seconds})
             bar.advance(num, loss=logs["loss"])
             losses.append(logs["loss"])
-            if diverged(losses):
+            if unit == "tokens" and diverged(losses):  # the loss of what is sampled says nothing
                 raise TrainingFault(
                     f"{run.name}: the loss of the last {PATIENCE} steps (now {losses[-1]:.3g}) stayed above "
                     f"{DIVERGED:g} times that of the first ones. Lower learning_rate (now "
@@ -366,6 +395,10 @@ def _watcher(run: StageRun, plan: Batches, bar: Any, checkpoint_every: int) -> T
                 )
 
     return Watcher()
+
+
+def _wanted(name: str) -> bool:
+    return name not in UNWANTED and not name.startswith(UNWANTED_GROUPS)
 
 
 def diverged(losses: Sequence[float], *, patience: int = PATIENCE, factor: float = DIVERGED) -> bool:
@@ -406,7 +439,10 @@ def quiet_libraries() -> Iterator[None]:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # TRL asks transformers by a deprecated name.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            yield
     finally:
         logging.set_verbosity(level)
         if shown:

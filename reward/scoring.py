@@ -13,7 +13,7 @@ from data.chat import encode_prompts, encode_texts
 from data.collate import pad_right
 from data.rows import Message
 from reward.likelihood import likelihood
-from reward.model import RewardModel
+from reward.stored import NormalisedReward
 
 
 class Row(NamedTuple):
@@ -59,7 +59,7 @@ def pad(rows: Sequence[Row]) -> Padded:
 
 
 def score_rows(
-    model: RewardModel,
+    model: NormalisedReward,
     rows: Sequence[Row],
     *,
     tokens_at_once: int = 8192,
@@ -68,17 +68,32 @@ def score_rows(
 ) -> Float[Tensor, " rows"]:
     """Score rows, normalised or raw; the result is on the CPU."""
     score = model.raw if raw else model.forward
-    device = model.offset.device
-
-    def of_batch(batch: Padded) -> Tensor:
-        return score(*(x.to(device) for x in batch)).cpu()
-
     model.eval()
+    return of_rows(
+        rows,
+        lambda batch: score(*batch),
+        device=model.offset.device,
+        tokens_at_once=tokens_at_once,
+        bfloat16=bfloat16,
+    )
+
+
+def of_rows(
+    rows: Sequence[Row],
+    function: Callable[[Padded], Tensor],
+    *,
+    device: torch.device,
+    tokens_at_once: int = 8192,
+    bfloat16: bool = False,
+) -> Float[Tensor, " rows"]:
+    """One number for each row by a function of batches on `device`; the result is on the CPU."""
+    found = torch.zeros(len(rows))
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        scores = torch.zeros(len(rows))
-        for places, found in _batched(rows, tokens_at_once, of_batch):
-            scores[places] = found
-    return scores
+        for places, numbers in _batched(
+            rows, tokens_at_once, lambda batch: function(Padded(*(x.to(device) for x in batch))).cpu()
+        ):
+            found[places] = numbers
+    return found
 
 
 def likelihood_of_rows(

@@ -83,21 +83,23 @@ def cost(config: Config, context: CostContext) -> Cost:
 def run(config: Config, run: StageRun) -> None:
     """Train and measure; the result is `model/` (see `reward.model`) and records.jsonl of the held-out pairs."""
     from pipeline import reward_training as training
+    from pipeline.pairs import plan, read_pairs
     from pipeline.reward_report import report
 
     # 1. The SFT model, the pairs as tokens, and how likely it found each completion.
     policy = training.load_policy(run)
-    pairs = training.read_pairs(config, run, policy)
+    pairs = read_pairs(config, run, policy)
     model = training.new_model(config, run)
     known = training.likelihoods(config, run, policy, pairs)
     training.standardise(model, pairs, known)
 
     # 2. Bradley-Terry over the training pairs, from the newest checkpoint.
-    plan = training.plan(config, run, pairs)
-    run.note(num_steps=plan.num_steps)
-    training.train(config, run, plan, model, pairs, known, policy.tokenizer)
+    batches = plan(config, run, pairs)
+    run.note(num_steps=batches.num_steps)
+    training.train(config, run, batches, model, pairs, known, policy.tokenizer)
 
     # 3. Normalise by the SFT model's own completions, and store that with the model.
+    training.attach(model, policy)
     training.normalise(config, run, model, policy, pairs)
     with run.publish("model") as folder:
         model.save(folder, policy.tokenizer)

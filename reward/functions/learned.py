@@ -32,15 +32,15 @@ def load(config: Config, context: Any) -> Callable[[Sequence[Item], Sequence[str
     """
     from transformers import AutoTokenizer
 
-    from reward.model import RewardModel
     from reward.scoring import encode, score_rows
+    from reward.stored import load_reward
 
     if context.stage is None:
         raise InputError(
             "the learned reward needs a reward stage; add `reward: {}` to the recipe or use gold or length"
         )
     folder = context.stage / "model"
-    model = RewardModel.load(folder).to(context.device)
+    model = load_reward(folder).to(context.device)
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def scores(items: Sequence[Item], completions: Sequence[str], ended: Sequence[bool]) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from data.rows import Item
 from pipeline import ppo, ppo_learner
 from pipeline.actor_critic import ActorCritic, token_logprobs
+from pipeline.episodes import Rewards
 from pipeline.errors import TrainingFault
 from pipeline.run import StageRun
 from pipeline.stages import ppo as stage
@@ -39,7 +40,7 @@ def make(tmp_path, tiny_llama, monkeypatch):
     monkeypatch.setattr(ppo, "decode", lambda tokenizer, ids: " ".join(map(str, ids)))
     items = [Item(str(n), ({"role": "user", "content": "?"},), str(n), "toy", "", None, {}) for n in range(3)]
 
-    def learner(folder="run", score=share_of_good, **changed):
+    def learner(folder="run", score=share_of_good, gold=None, **changed):
         config = Config(**{**SETTINGS, **changed})
         policy = tiny_llama(vocabulary=VOCABULARY, seed=5)
         model = ActorCritic(policy, None if config.value_model == "head" else copy.deepcopy(policy.model))
@@ -51,8 +52,7 @@ def make(tmp_path, tiny_llama, monkeypatch):
             sampler=policy,
             reference=copy.deepcopy(policy).requires_grad_(False),
             optimizer=ppo_learner.make_optimizer(config, model),
-            rewards={"learned": score},
-            gold=None,
+            rewards=Rewards({"learned": 1.0}, {"learned": score}, config.unended_score, gold),
             items=items,
             prompts=[[1, 3], [1, 4, 5], [1, 6, 6, 8]],
             pretrain_rows=None,
@@ -250,13 +250,12 @@ def test_kl_budget_ends_the_run(run_stage):
 
 
 def test_best_of_n_gate_is_red_when_the_reward_opposes_gold(make):
-    learner = make(gate_prompts=3, gate_samples=8)
-    learner.gold = learner.rewards["learned"]
-    ppo.best_of_n_gate(learner)
-    learner.gold = lambda *given: 1 - share_of_good(*given)
-    passed = learner.run.gate_records[0]["passed"]
-    ppo.best_of_n_gate(learner)
-    assert (passed, learner.run.gate_records[0]["passed"]) == (True, False)
+    passed = []
+    for gold in (share_of_good, lambda *given: 1 - share_of_good(*given)):
+        learner = make(gate_prompts=3, gate_samples=8, gold=gold)
+        ppo.best_of_n_gate(learner)
+        passed.append(learner.run.gate_records[0]["passed"])
+    assert passed == [True, False]
 
 
 def test_the_value_head_learns_at_its_own_rate_and_both_decay(make):

@@ -13,9 +13,10 @@ from data.rows import Item, user
 from pipeline.stages.tokenizer import train, wrap
 from reward.functions import load_function
 from reward.likelihood import LEAST_LOGPROB, STATISTICS, likelihood, statistics, token_features
-from reward.model import RewardModel, check_tokenizer
+from reward.model import RewardModel
 from reward.preference import bradley_terry_loss, wins
 from reward.scoring import Row, encode, likelihood_of_rows, pad, score_rows
+from reward.stored import check_tokenizer
 
 
 def rows_of(*lengths, start=2, seed=0):

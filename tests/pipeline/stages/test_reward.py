@@ -13,6 +13,7 @@ from data.rows import Item, PreferenceRow, user, write_jsonl
 from pipeline import reward_report, reward_training
 from pipeline.errors import Interrupted
 from pipeline.metrics import read_metrics
+from pipeline.pairs import read_pairs
 from pipeline.run import StageRun
 from pipeline.stages import reward as stage
 from reward.functions import load_function
@@ -112,7 +113,7 @@ def test_completions_of_the_policy_score_zero_on_average_with_variance_one(make_
     run = make_run()
     config = settings(epochs=1, normalise_prompts=3)
     policy = reward_training.load_policy(run)
-    pairs = reward_training.read_pairs(config, run, policy)
+    pairs = read_pairs(config, run, policy)
     model = reward_training.new_model(config, run)
     known = reward_training.likelihoods(config, run, policy, pairs)
     reward_training.standardise(model, pairs, known)
@@ -124,6 +125,7 @@ def test_completions_of_the_policy_score_zero_on_average_with_variance_one(make_
             "score_rows",
             lambda m, rows, **options: scored.append(rows) or original(m, rows, **options),
         )
+        reward_training.attach(model, policy)
         reward_training.normalise(config, run, model, policy, pairs)
     scores = original(model, scored[0])
     assert scores.mean().item() == pytest.approx(0, abs=1e-5)
@@ -196,11 +198,11 @@ def test_pairs_that_are_too_long_or_equal_are_dropped_and_counted(make_run):
     rows = [*toy_pairs(20, 3), PreferenceRow("same", user("?"), "yes", "yes")]
     run = make_run(train=rows)
     policy = reward_training.load_policy(run)
-    pairs = reward_training.read_pairs(settings(), run, policy)
+    pairs = read_pairs(settings(), run, policy)
     assert pairs.num_train == 20
     assert run.notes["dropped_train"] == 1
     with pytest.raises(InputError, match=r"no row is left \(longer than 3 tokens: 21"):
-        reward_training.read_pairs(settings(max_length=3), run, policy)
+        read_pairs(settings(max_length=3), run, policy)
 
 
 def test_figures_of_the_report_by_hand():

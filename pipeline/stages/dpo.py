@@ -1,0 +1,98 @@
+"""Direct preference optimisation: learns from preference pairs without a reward model or sampling.
+
+Follows Rafailov et al. 2023 (arXiv 2305.18290) by TRL's DPOTrainer: the log-ratio of the policy to the SFT model,
+times beta, is a reward of its own, and Bradley-Terry is its loss. A control for PPO at equal preference data.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from data.settings import Settings
+from pipeline.recipe import Cost, CostContext, Input
+
+if TYPE_CHECKING:
+    from pipeline.run import StageRun
+
+INPUTS = {"preferences": Input("preferences"), "policy": Input("sft")}
+TOKENS_PER_ROW = 35  # of the closed world's prompts with their completions, for the plan
+
+
+class Config(Settings):
+    """Settings of direct preference optimisation."""
+
+    beta: Annotated[
+        float, Field(gt=0, description="Score per nat of log-ratio: larger stays nearer to the SFT model")
+    ] = 0.1
+    loss: Annotated[
+        Literal["sigmoid", "ipo"],
+        Field(description="Bradley-Terry, or the squared loss of IPO, which bounds the log-ratio"),
+    ] = "sigmoid"
+    label_smoothing: Annotated[
+        float, Field(ge=0, lt=0.5, description="Share of labels held to be wrong (conservative DPO)")
+    ] = 0.0
+    epochs: Annotated[int, Field(gt=0, le=100, description="Passes over the training pairs")] = 1
+    batch_size: Annotated[int, Field(gt=0, description="Pairs in one step, over all processes")] = 32
+    micro_batch_size: Annotated[
+        int, Field(gt=0, description="Pairs in one pass of one process; halved when memory runs out")
+    ] = 32
+    max_length: Annotated[
+        int | None, Field(gt=1, description="Longest prompt with completion, tokens; null: the context")
+    ] = None
+    optimizer: Annotated[
+        Literal["adamw", "muon"], Field(description="AdamW, or Muon on the matrices and AdamW on the rest")
+    ] = "adamw"
+    learning_rate: Annotated[
+        float, Field(gt=0, le=1, description="At its highest; higher for models of a few million parameters")
+    ] = 1e-6
+    warmup_share: Annotated[float, Field(ge=0, lt=1, description="Share of the steps in which it rises")] = (
+        0.1
+    )
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"], Field(description="How it falls to 0 after the warm-up")
+    ] = "linear"
+    weight_decay: Annotated[float, Field(ge=0, lt=1, description="Decoupled, of the matrices")] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0, description="Gradients are clipped to this norm")] = 1.0
+    checkpoint_every: Annotated[int, Field(gt=0, description="Steps from checkpoint to checkpoint")] = 50
+
+
+def cost(config: Config, context: CostContext) -> Cost:
+    """Tokens of the closed world's pairs; of other pairs they are not known before."""
+    preferences: Any = context.configs.get("preferences")
+    policy: Any = context.costs.get("policy")
+    prompts = context.costs["preferences"].steps if "preferences" in context.costs else 0
+    pairs = round(prompts * preferences.pairs_per_prompt * (1 - preferences.test_share)) if preferences else 0
+    tokens = 2 * TOKENS_PER_ROW * config.epochs * pairs
+    parameters = policy.parameters if policy is not None else 0
+    return Cost(
+        steps=config.epochs * pairs // config.batch_size,
+        tokens=tokens,
+        parameters=parameters,
+        memory_bytes=20 * parameters,  # weights, gradients, two moments, and the reference
+        disk_bytes=4 * parameters * (1 + 2 * 3),
+        flops=(6.0 + 2.0) * parameters * tokens,
+        note="" if pairs else "the number of pairs is known when the preferences are there",
+    )
+
+
+def run(config: Config, run: StageRun) -> None:
+    """Train the policy on the pairs; the result is `model/`, a chat model."""
+    from pipeline import dpo
+    from pipeline.language_model import LanguageModel
+    from pipeline.pairs import plan, read_pairs
+
+    # 1. The policy and its frozen start, the pairs as tokens.
+    policy = LanguageModel.load(run.inputs["policy"], device=run.device)
+    reference = LanguageModel.load(run.inputs["policy"], device=run.device)
+    pairs = read_pairs(config, run, policy)
+    batches = plan(config, run, pairs)
+    run.note(num_steps=batches.num_steps)
+
+    # 2. Training from the newest checkpoint.
+    trained = dpo.train(config, run, batches, policy, reference, pairs)
+
+    # 3. The chat model, and how it orders the held-out pairs by its own log-ratio.
+    dpo.publish(run, trained, policy.tokenizer)
+    dpo.measure(config, run, trained, reference, pairs)
