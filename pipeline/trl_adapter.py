@@ -54,6 +54,7 @@ RENAMED = {
     "logps/rejected": "rejected_logprob",
     # of the trainers that sample, where it is a mean per token
     "kl": "kl_per_token",
+    "kl_per_completion": "kl",
     "clip_ratio/region_mean": "clipfrac",
     "frac_reward_zero_std": "groups_without_signal",
 }

@@ -134,6 +134,12 @@ def sampling(
                 self._metrics["train"][name].append(value)
             return scored.scores[:, None].to(self.accelerator.device)
 
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            found = self._metrics["train"]
+            if found.get("kl") and found.get("length"):  # the mean over tokens times tokens per completion
+                found["kl_per_completion"] = [sum(found["kl"]) / len(found["kl"]) * found["length"][0]]
+            super().log(logs, start_time)
+
     Sampling.__name__ = trainer_class.__name__
     return Sampling
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -10,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.overoptimisation import Fit
 from pipeline.records import Comparison, to_json
 from pipeline.report import prototype, verdicts
 from pipeline.report.causes import cause
-from pipeline.report.plots import pictures
+from pipeline.report.plots import fit_of, pictures
 from pipeline.report.read import RunData, read_chains
 
 HTML, JSON = "report.html", "report.json"
@@ -164,7 +166,8 @@ def number(value: float | None, digits: int = 3) -> str:
     """A number for a table: fixed digits, a true minus sign, a dash where it was not measured."""
     if value is None or value != value:
         return "–"
-    return f"{value:.{digits}f}".replace("-", "−")
+    text = "∞" if abs(value) == math.inf else f"{value:.{digits}f}".lstrip("-")
+    return "−" + text if value < 0 else text
 
 
 def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
@@ -179,6 +182,7 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "orientation": prototype.orientation(chain),
         "table": stage_table(chain),
         "pictures": pictures(chain, prefix),
+        "fits": _fits(chain),
         "wins": [f for f in chain.evaluation.figures if f.name.startswith("win_rate/")],
         "reward": [f for f in chain.evaluation.figures if f.stage == "reward"],
         "comparisons": chain.evaluation.comparisons,
@@ -235,6 +239,16 @@ def _flips(chain: RunData) -> list[dict[str, Any]]:
                 }
             )
     return [step for step in found if step["kinds"]]
+
+
+def _fits(chain: RunData) -> list[tuple[str, str, Fit]]:
+    """(stage, reward, Gao's form) of every stage that learned from a reward."""
+    fitted = [
+        (stage.name, words, fit_of(stage, name, chain.seed))
+        for stage in chain.stage_of("ppo", "rloo", "grpo")
+        for name, words in (("score", "optimised"), ("gold", "gold"))
+    ]
+    return [(stage, words, fit) for stage, words, fit in fitted if fit]
 
 
 def _plain_notes(notes: dict[str, Any]) -> list[tuple[str, str]]:

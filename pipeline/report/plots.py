@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.overoptimisation import Fit, best_of_n_kl, fit, windows
 from pipeline.report.read import RunData, StageData
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def pictures(run: RunData, prefix: str) -> dict[str, str]:
         "exposure": exposure_curve,
         "bias": bias_bars,
         "reward_kl": reward_kl,
+        "frontier": frontier,
         "losses": loss_curves,
     }
     found = {}
@@ -144,23 +146,82 @@ def bias_bars(run: RunData) -> Canvas | None:
 
 
 def reward_kl(run: RunData) -> Canvas | None:
-    """The reward that was optimised and gold against the square root of KL, one panel a PPO stage."""
-    stages = [s for s in run.stage_of("ppo", "rloo", "grpo") if len(_curve(s, "score")) > 1]
+    """The reward that was optimised and gold against sqrt(KL), with Gao's form fitted, a panel a stage."""
+    stages = [s for s in run.stage_of("ppo", "rloo", "grpo") if len(kl_curve(s, "score")) > 1]
     if not stages:
         return None
-    canvas, axes = _subplots(1, len(stages), width=4.6 * len(stages), height=2.8)
-    for axis, stage in zip(axes, stages, strict=True):
+    columns = min(len(stages), 3)
+    rows = -(-len(stages) // columns)
+    canvas, axes = _subplots(rows, columns, width=4.6 * columns, height=2.8 * rows)
+    for axis, stage in zip(axes, stages, strict=False):
         for name, colour, label in (("score", "#E69F00", "reward (proxy)"), ("gold", "#0072B2", "gold")):
-            points = _curve(stage, name)
-            if len(points) > 1:
-                axis.scatter(points[:, 0], points[:, 1], s=7, color=colour, alpha=0.45, lw=0)
-                smooth = _running_mean(points)
-                axis.plot(smooth[:, 0], smooth[:, 1], color=colour, lw=1.8, label=label)
+            points = kl_curve(stage, name)
+            if len(points) < 2:
+                continue
+            axis.scatter(points[:, 0], points[:, 1], s=7, color=colour, alpha=0.45, lw=0, label=label)
+            fitted = fit_of(stage, name, run.seed)
+            if fitted:
+                d = np.linspace(max(points[:, 0].min(), 1e-3), points[:, 0].max(), 60)
+                axis.plot(d, fitted.at(d), color=colour, lw=1.8, label=f"{label}, fitted")
+                if name == "gold" and fitted.peak_kl and fitted.peak_kl[0] ** 0.5 <= points[:, 0].max():
+                    axis.axvline(fitted.peak_kl[0] ** 0.5, color=INK, ls=":", lw=1.2)
         axis.set_xlabel("sqrt(KL), KL in nats per completion")
         axis.set_ylabel("mean per batch")
         axis.set_title(stage.name)
+    for axis in axes[len(stages) :]:
+        axis.set_visible(False)
     _legend_below(canvas, axes[0], 2)
     return canvas
+
+
+def frontier(run: RunData) -> Canvas | None:
+    """Gold and the learned reward of every tuned model against its KL, beside best-of-n at its bound."""
+    tuned = [stage for stage in run.model_names if run.figure("kl", stage)]
+    if len(tuned) < 2:
+        return None
+    names = [name for name in ("gold/mean", "proxy/mean") if run.figure(name, tuned[0])]
+    canvas, axes = _subplots(1, len(names), width=4.6 * len(names), height=3.0)
+    for axis, name in zip(axes, names, strict=True):
+        for stage, colour in _colours(run.model_names).items():
+            value, kl = run.figure(name, stage), run.figure("kl", stage)
+            if stage in tuned and value and kl:
+                axis.errorbar(
+                    [kl.value],
+                    [value.value],
+                    xerr=[[kl.value - kl.low], [kl.high - kl.value]],
+                    yerr=[[value.value - value.low], [value.high - value.value]],
+                    fmt="o",
+                    color=colour,
+                    lw=1,
+                    label=stage,
+                )
+        points = best_of_n_points(run, "gold" if name == "gold/mean" else "reward")
+        if points:
+            axis.plot(
+                *zip(*points, strict=True), color=INK, ls="--", marker=".", label="best of n, at most this KL"
+            )
+        axis.set_xlabel("KL from the SFT model, nats per completion")
+        axis.set_ylabel("gold" if name == "gold/mean" else "learned reward")
+    _legend_below(canvas, axes[0], 4)
+    return canvas
+
+
+def best_of_n_points(run: RunData, name: str) -> list[tuple[float, float]]:
+    """(bound of the KL, mean) of best-of-n for every n that was measured."""
+    prefix = f"best_of_n/{name}/"
+    sizes = [
+        (int(f.name.removeprefix(prefix)), f.value)
+        for f in run.evaluation.figures
+        if f.name.startswith(prefix)
+    ]
+    return [(best_of_n_kl(n), value) for n, value in sorted(sizes)]
+
+
+def fit_of(stage: StageData, name: str, seed: int) -> Fit | None:
+    """Gao's form for reinforcement learning, fitted to means over neighbouring batches of a stage."""
+    points = kl_curve(stage, name)
+    size = max(1, len(points) // 40)
+    return fit(windows(points[:, 0], size), windows(points[:, 1], size), "rl", seed=seed)
 
 
 def loss_curves(run: RunData) -> Canvas | None:
@@ -187,18 +248,10 @@ def _losses(stage: StageData) -> dict[str, list[tuple[float, float]]]:
     return {name: points for name, points in curves.items() if len(points) > 1}
 
 
-def _curve(stage: StageData, name: str) -> np.ndarray:
+def kl_curve(stage: StageData, name: str) -> np.ndarray:
     """Points (sqrt(KL), value) by step; a negative estimate of KL counts as 0."""
     rows = [row for row in stage.metrics if row.get(name) is not None and row.get("kl") is not None]
     return np.array([(max(row["kl"], 0.0) ** 0.5, row[name]) for row in rows]).reshape(-1, 2)
-
-
-def _running_mean(points: np.ndarray, window: int = 9) -> np.ndarray:
-    """Means over neighbours in the order of KL."""
-    ordered = points[np.argsort(points[:, 0], kind="stable")]
-    width = max(1, min(window, len(ordered) // 3))
-    kernel = np.ones(width) / width
-    return np.stack([np.convolve(ordered[:, side], kernel, mode="valid") for side in (0, 1)], axis=1)
 
 
 def _colours(stages: Sequence[str]) -> dict[str, str]:

@@ -41,7 +41,8 @@ def test_the_score_rises_and_every_step_is_logged(stage, inputs, tmp_path):
     assert {"loss", "kl_per_token", "entropy", "learning_rate", "episodes"} <= metrics[0].keys()
     sampled = [line for line in metrics if "score" in line]
     assert len(sampled) == 40  # a batch is taken twice
-    assert {"gold", "length", "ends", "reward/length"} <= sampled[0].keys()
+    assert {"gold", "length", "ends", "reward/length", "kl"} <= sampled[0].keys()
+    assert sampled[-1]["kl"] == pytest.approx(sampled[-1]["kl_per_token"] * sampled[-1]["length"])
     scores = [line["score"] for line in sampled]
     assert sum(scores[-8:]) > 1.2 * sum(scores[:8])
     assert 10 * sampled[0]["reward/length"] == pytest.approx(scores[0])

@@ -1,0 +1,70 @@
+"""The best of n by a reward, against hand-made answers whose reward and gold are known."""
+
+from types import SimpleNamespace
+
+import pytest
+from pydantic import ValidationError
+
+from data.rows import Item, user
+from pipeline import reward_scores
+from pipeline.answers import Model
+from pipeline.evals import best_of_n
+from pipeline.language_model import Completion
+
+ITEMS = [Item(str(n), user(f"{n}?"), f"c{n}", "facts", "", None, {"a": 1}) for n in range(6)]
+
+
+class Answers:
+    """Answers "0", "1", "2", "3" in turn."""
+
+    def generate(self, prompts, **options):
+        assert len(set(options["keys"])) == len(prompts)
+        return [Completion(str(n % 4), [n % 4], [0.0], True) for n in range(len(prompts))]
+
+
+@pytest.fixture
+def context(monkeypatch, tmp_path):
+    # The reward likes large numbers; gold likes them up to 2.
+    monkeypatch.setattr(
+        reward_scores, "score_with", lambda folder, items, texts, context, ended: [float(t) for t in texts]
+    )
+    return SimpleNamespace(
+        options={"best_of_n": best_of_n.Config(num_prompts=3, num_samples=4, ns=(1, 2, 4))},
+        models={
+            "base": Model("base", tmp_path, None, plain=True),
+            "sft": Model("sft", tmp_path, "base", plain=False),
+        },
+        headline=ITEMS,
+        seed=1,
+        config=SimpleNamespace(max_new_tokens=4, temperature=1.0, batch_size=8),
+        folder=lambda role: tmp_path,
+        model=lambda stage: Answers(),
+        judge=lambda item, answer: SimpleNamespace(score=-1.0 if answer.text == "3" else float(answer.text)),
+    )
+
+
+def test_reward_rises_with_n_and_gold_falls_where_they_part(context):
+    records = best_of_n.measure(context)
+    assert {record.id for record in records} == {"0", "2", "4"}  # spread over the headline mix
+    assert {record.stage for record in records} == {"sft"}
+    figures = {m.name: m.scores["sft"] for m in best_of_n.figures({"sft": records}, context)}
+    found = {name: rows[0].score for name, rows in figures.items()}
+    # Of two from {0, 1, 2, 3} the best is 1, 2, 3 in 1, 2, 3 of 6 pairs.
+    assert found["best_of_n/reward/1"] == pytest.approx(1.5)
+    assert found["best_of_n/reward/2"] == pytest.approx((1 + 2 * 2 + 3 * 3) / 6)
+    assert found["best_of_n/reward/4"] == pytest.approx(3)
+    assert found["best_of_n/gold/1"] == pytest.approx(0.5)
+    assert found["best_of_n/gold/2"] == pytest.approx((1 + 2 * 2 - 3) / 6)
+    assert found["best_of_n/gold/4"] == pytest.approx(-1)
+
+
+def test_it_is_off_by_default_and_without_a_reward_model(context):
+    context.folder = lambda role: None
+    assert best_of_n.measure(context) == []
+    context.options["best_of_n"] = best_of_n.Config()
+    assert best_of_n.items(context) == best_of_n.measure(context) == []
+
+
+def test_n_is_at_most_the_samples():
+    with pytest.raises(ValidationError, match="between 1 and num_samples 4"):
+        best_of_n.Config(num_samples=4, ns=(8,))
