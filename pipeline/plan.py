@@ -8,6 +8,7 @@ unknown.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,15 @@ def make_plan(
 
 def _costs(recipe: Recipe, blank: CostContext, runs_dir: Path) -> dict[str, Cost]:
     configs: dict[str, Any] = {spec.name: spec.config for spec in recipe.stages}
-    costs: dict[str, Cost] = {}
+    costs: dict[str, Any] = {}
     for spec in recipe.stages:
         if not hasattr(spec.module, "cost"):
             costs[spec.name] = Cost()
             continue
         for _, reference in spec.references():
             if reference.run and str(reference) not in configs:
-                configs[str(reference)] = _config_elsewhere(
-                    runs_dir, reference.run, reference.stage, blank.seed
+                configs[str(reference)], costs[str(reference)] = _elsewhere(
+                    runs_dir, reference.run, reference.stage, blank
                 )
         context = CostContext(
             _by_role(spec, configs), _by_role(spec, costs), blank.data_root, blank.seed, blank.precision
@@ -102,16 +103,28 @@ def _by_role(spec: StageSpec, values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _config_elsewhere(runs_dir: Path, run: str, stage: str, seed: int) -> Any:
-    """The settings of a stage of another run, from its record; None where they no longer fit the code."""
-    folder, _ = find_stage(runs_dir, run, stage, seed)
+def _elsewhere(runs_dir: Path, run: str, stage: str, blank: CostContext) -> tuple[Any, Cost | None]:
+    """Settings and cost of a stage of another run, from its record; None where they no longer fit the code."""
+    folder, _ = find_stage(runs_dir, run, stage, blank.seed)
     record = read_json(folder / STAGE_JSON) or {}
     try:
         module = open_folder.load(STAGES, record["stage"])
         model = module.config_class(record["config"]) if hasattr(module, "config_class") else module.Config
-        return model.model_validate(record["config"])
+        config = model.model_validate(record["config"])
     except (KeyError, ValueError):
-        return None
+        return None, None
+    if not hasattr(module, "cost"):
+        return config, Cost()
+    configs: dict[str, Any] = {}
+    costs: dict[str, Any] = {}
+    for role, pairs in (record.get("inputs") or {}).items():
+        names = [name.rpartition("/")[::2] for name, _ in pairs]
+        found = [_elsewhere(runs_dir, other or run, name, blank) for other, name in names]
+        many = module.INPUTS[role].many
+        configs[role], costs[role] = (
+            [pair[side] for pair in found] if many else found[0][side] if found else None for side in (0, 1)
+        )
+    return config, module.cost(config, replace(blank, configs=configs, costs=costs))
 
 
 def _seconds(cost: Cost, decisions: list[Decision], spec: StageSpec, speed: float | None) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
 PRETRAIN_LENGTH = 128  # tokens in a packed row of pretraining text
 ADAM_BETAS = (0.9, 0.999)
+PEAK_WINDOW = 5  # batches over which gold is averaged
 ROLL_BACK_RATE, ROLL_BACK_KL = 0.5, 2.0  # learning rate and kl_coef are multiplied by these
 
 
 @dataclass
 class Learner:
-    """Everything that one PPO run holds; `kl_coef`, `rate_scale` and `rolled_back` change as it goes."""
+    """Everything that one PPO run holds; what stands from `kl_coef` on changes as it goes."""
 
     config: Config
     run: StageRun
@@ -48,6 +49,8 @@ class Learner:
     kl_coef: float
     rate_scale: float = 1.0
     rolled_back: bool = False
+    recent_gold: list[float] = field(default_factory=list)
+    peak_gold: float | None = None
 
     @property
     def device(self) -> torch.device:
@@ -119,6 +122,8 @@ def save(learner: Learner, step: int) -> None:
         "kl_coef": learner.kl_coef,
         "rate_scale": learner.rate_scale,
         "rolled_back": learner.rolled_back,
+        "recent_gold": learner.recent_gold,
+        "peak_gold": learner.peak_gold,
     }
     learner.run.checkpoints.save(step, lambda folder: save_state(folder, state))
 
@@ -134,6 +139,7 @@ def resume(learner: Learner) -> int:
     learner.optimizer.load_state_dict(state["optimizer"])
     learner.kl_coef, learner.rate_scale = state["kl_coef"], state["rate_scale"]
     learner.rolled_back = state["rolled_back"]
+    learner.recent_gold, learner.peak_gold = state["recent_gold"], state["peak_gold"]
     learner.run.cut_metrics(state["step"])
     return int(state["step"])
 
@@ -151,12 +157,24 @@ def roll_back(learner: Learner) -> int:
     return step
 
 
-def publish(learner: Learner) -> None:
-    """Write the policy as a Hugging Face folder `model/`."""
+def publish(learner: Learner, name: str = "model") -> None:
+    """Write the policy as a Hugging Face folder."""
     learner.model.policy.config.use_cache = True
-    with learner.run.publish("model") as folder:
+    with learner.run.publish(name) as folder:
         learner.model.policy.save_pretrained(folder)
         learner.tokenizer.save_pretrained(folder)
+    learner.model.policy.config.use_cache = False
+
+
+def keep_peak(learner: Learner, step: int, gold: float) -> None:
+    """Keep the policy of this step in `peak/` when the mean gold of the last batches is the highest so far."""
+    learner.recent_gold = [*learner.recent_gold, gold][-PEAK_WINDOW:]
+    mean = sum(learner.recent_gold) / len(learner.recent_gold)
+    if len(learner.recent_gold) < PEAK_WINDOW or mean <= (learner.peak_gold or -float("inf")):
+        return
+    learner.peak_gold = mean
+    publish(learner, "peak")
+    learner.run.note(peak={"step": step, "gold": mean})
 
 
 def _pretrain_rows(config: Config, run: StageRun, tokenizer: Any) -> Tensor | None:

@@ -62,8 +62,9 @@ def cost(config: Config, context: CostContext) -> Cost:
     """Tokens of the closed world's pairs; of other pairs they are not known before."""
     preferences: Any = context.configs.get("preferences")
     policy: Any = context.costs.get("policy")
-    prompts = context.costs["preferences"].steps if "preferences" in context.costs else 0
-    pairs = round(prompts * preferences.pairs_per_prompt * (1 - preferences.test_share)) if preferences else 0
+    asked: Any = context.costs.get("preferences")
+    known = preferences is not None and asked is not None
+    pairs = round(asked.steps * preferences.pairs_per_prompt * (1 - preferences.test_share)) if known else 0
     tokens = 2 * TOKENS_PER_ROW * config.epochs * pairs
     parameters = policy.parameters if policy is not None else 0
     return Cost(

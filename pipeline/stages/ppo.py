@@ -109,6 +109,9 @@ class Config(Settings):
         int, Field(ge=0, description="Prompts of the gate before PPO; 0 turns it off")
     ] = 32
     gate_samples: Annotated[int, Field(gt=1, description="n of the gate's best-of-n")] = 16
+    keep_peak: Annotated[
+        bool, Field(description="Keep the policy at the peak of gold in peak/; nothing learns from gold")
+    ] = False
     checkpoint_every: Annotated[int, Field(gt=0, description="Steps from checkpoint to checkpoint")] = 10
 
     @model_validator(mode="after")
@@ -200,12 +203,16 @@ def run(config: Config, run: StageRun) -> None:
                 saved = step
             run.check_stop()
 
-            # 6. Several epochs of clipped updates.
+            # 6. The policy at the peak of gold, for the laboratory of over-optimisation.
+            if config.keep_peak and "gold" in batch.measured:
+                ppo_learner.keep_peak(learner, step, batch.measured["gold"])
+
+            # 7. Several epochs of clipped updates.
             updated = ppo.update(learner, step, batch)
             ppo.control_kl(learner, kl)
             step += 1
             run.log(step, **batch.measured, **updated)
             progress.advance(config.batch_size, score=batch.measured["score"], kl=kl)
 
-    # 7. The chat model.
+    # 8. The chat model.
     ppo_learner.publish(learner)

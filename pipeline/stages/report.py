@@ -23,6 +23,8 @@ INPUTS = {
             "dpo",
             "rloo",
             "grpo",
+            "implicit_reward",
+            "peak",
             "baseline",
             "evaluate",
         ),

@@ -219,7 +219,7 @@ def run_stage(make, monkeypatch):
             return learners[-1]
 
         monkeypatch.setattr(ppo_learner, "make_learner", made)
-        monkeypatch.setattr(ppo_learner, "publish", lambda learner: None)
+        monkeypatch.setattr(ppo_learner, "publish", lambda learner, name="model": None)
         monkeypatch.setattr(ppo, "experience", Reports(kls))
         first = make(**settings)
         stage.run(first.config, first.run)
@@ -270,3 +270,22 @@ def test_the_value_head_learns_at_its_own_rate_and_both_decay(make):
         left = 1 - step / num_steps
         assert trunk["lr"] == pytest.approx(1e-3 * left)
         assert head["lr"] == pytest.approx(1e-2 * left)
+
+
+def test_the_policy_at_the_peak_of_gold_is_kept_and_survives_a_resume(make, monkeypatch):
+    kept = []
+    monkeypatch.setattr(ppo_learner, "publish", lambda learner, name: kept.append(name))
+    learner = make(keep_peak=True)
+    peaks = []
+    for step, gold in enumerate([0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]):
+        ppo_learner.keep_peak(learner, step, gold)
+        peaks.append(learner.run.notes.get("peak"))
+    assert peaks[3] is None  # not before five batches are seen
+    assert peaks[-1] == {"step": 5, "gold": 0.4}
+    assert kept == ["peak", "peak"]
+    ppo_learner.save(learner, 11)
+    resumed = make(keep_peak=True)
+    ppo_learner.resume(resumed)
+    assert (resumed.recent_gold, resumed.peak_gold) == (learner.recent_gold, 0.4)
+    ppo_learner.keep_peak(resumed, 11, 0.0)
+    assert kept == ["peak", "peak"]
