@@ -17,6 +17,7 @@ from pipeline.checkpoint import load_state, save_state
 from pipeline.episodes import Rewards, load_rewards, read_prompts
 from pipeline.language_model import LanguageModel, model_folder
 from pipeline.next_token import NextToken
+from pipeline.role_adapters import POLICY, VALUE, Role, Trunk
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
@@ -30,7 +31,7 @@ ROLL_BACK_RATE, ROLL_BACK_KL = 0.5, 2.0  # learning rate and kl_coef are multipl
 
 @dataclass
 class Learner:
-    """Everything that one PPO run holds; what stands from `kl_coef` on changes as it goes."""
+    """Everything that one PPO run holds; `kl_coef` and what has a default changes as it goes."""
 
     config: Config
     run: StageRun
@@ -47,6 +48,7 @@ class Learner:
     end_ids: list[int]
     pad_id: int
     kl_coef: float
+    trunk: Trunk | None = None
     rate_scale: float = 1.0
     rolled_back: bool = False
     recent_gold: list[float] = field(default_factory=list)
@@ -65,13 +67,20 @@ def make_learner(config: Config, run: StageRun) -> Learner:
         InputError: the reward model is of another tokenizer, or no prompt fits the model's context.
     """
     policy = LanguageModel.load(run.inputs["policy"], device=run.device)
-    reference = LanguageModel.load(run.inputs["policy"], device=run.device).model.requires_grad_(False)
     policy.model.config.use_cache = False
     turn_dropout_off(policy.model)
-    model = ActorCritic(policy.model, _value_model(config, run)).to(run.device)
+    trunk = _trunk(config, run, policy) if config.value_model == "adapters" else None
+    if trunk is None:
+        reference = LanguageModel.load(run.inputs["policy"], device=run.device).model.requires_grad_(False)
+        value_model = _value_model(config, run)
+    else:
+        reference, value_model = Role(trunk, None), Role(trunk, VALUE)
+    model = ActorCritic(policy.model, value_model).to(run.device)
     prompts = read_prompts(config, run, policy)
     sampler = policy.model
-    if run.precision == "bfloat16":
+    if (
+        run.precision == "bfloat16" and trunk is None
+    ):  # a copy; the weights of adapters are cast as they compute
         sampler = LanguageModel.load(run.inputs["policy"], dtype=torch.bfloat16, device=run.device).model
     return Learner(
         config=config,
@@ -89,18 +98,33 @@ def make_learner(config: Config, run: StageRun) -> Learner:
         end_ids=policy.end_ids,
         pad_id=policy.pad_id,
         kl_coef=config.kl_coef,
+        trunk=trunk,
     )
+
+
+def _trunk(config: Config, run: StageRun, policy: LanguageModel) -> Trunk:
+    """The policy's transformer with an adapter for the policy and one for the critic."""
+    trunk = Trunk(policy.model)
+    for role in (POLICY, VALUE):
+        trunk.add(role, rank=config.lora_rank, alpha=config.lora_alpha, seed=run.key("lora", role))
+    trunk.train(POLICY, VALUE)
+    return trunk
 
 
 def make_optimizer(config: Config, model: ActorCritic) -> torch.optim.Optimizer:
     """Adam over policy and critic, whose head may learn faster; the rates are set anew for each batch."""
     head = list(model.value_head.parameters())
-    trunks = [parameter for name, parameter in model.named_parameters() if not name.startswith("value_head.")]
+    trunks = [parameter for name, parameter in trained(model).items() if not name.startswith("value_head.")]
     rates = (config.learning_rate, config.value_head_rate * config.learning_rate)
     groups: list[dict[str, Any]] = [
         {"params": params, "lr": rate} for params, rate in zip((trunks, head), rates, strict=True)
     ]
     return torch.optim.Adam(groups, eps=config.adam_eps, betas=ADAM_BETAS)
+
+
+def trained(model: ActorCritic) -> dict[str, torch.nn.Parameter]:
+    """The parameters that learn, by name; shared ones once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def turn_dropout_off(model: torch.nn.Module) -> None:
@@ -116,7 +140,7 @@ def turn_dropout_off(model: torch.nn.Module) -> None:
 def save(learner: Learner, step: int) -> None:
     """Write a checkpoint of all that training changes."""
     state = {
-        "model": learner.model.state_dict(),
+        "model": {name: parameter.detach() for name, parameter in trained(learner.model).items()},
         "optimizer": learner.optimizer.state_dict(),
         "step": step,
         "kl_coef": learner.kl_coef,
@@ -135,7 +159,9 @@ def resume(learner: Learner) -> int:
         learner.run.cut_metrics(0)
         return 0
     state = load_state(found.path)
-    learner.model.load_state_dict(state["model"])
+    with torch.no_grad():
+        for name, parameter in trained(learner.model).items():
+            parameter.copy_(state["model"][name])
     learner.optimizer.load_state_dict(state["optimizer"])
     learner.kl_coef, learner.rate_scale = state["kl_coef"], state["rate_scale"]
     learner.rolled_back = state["rolled_back"]
@@ -147,7 +173,8 @@ def resume(learner: Learner) -> int:
 def roll_back(learner: Learner) -> int:
     """Return to the newest checkpoint (or the start) with a smaller step and a larger penalty, once."""
     fresh = make_learner(learner.config, learner.run)
-    learner.model, learner.optimizer, learner.sampler = fresh.model, fresh.optimizer, fresh.sampler
+    for name in ("model", "optimizer", "sampler", "reference", "trunk", "pretrain_loss"):
+        setattr(learner, name, getattr(fresh, name))
     step = resume(learner)
     learner.rate_scale *= ROLL_BACK_RATE
     learner.kl_coef *= ROLL_BACK_KL
@@ -158,12 +185,16 @@ def roll_back(learner: Learner) -> int:
 
 
 def publish(learner: Learner, name: str = "model") -> None:
-    """Write the policy as a Hugging Face folder."""
-    learner.model.policy.config.use_cache = True
+    """Write the policy as a plain Hugging Face folder; an adapter is merged into the weights it started from."""
+    policy = learner.model.policy
+    if learner.trunk is not None:
+        start: Any = LanguageModel.load(learner.run.inputs["policy"], device=learner.device).model
+        policy = learner.trunk.merge_into(start, POLICY)
+    policy.config.use_cache = True
     with learner.run.publish(name) as folder:
-        learner.model.policy.save_pretrained(folder)
+        policy.save_pretrained(folder)
         learner.tokenizer.save_pretrained(folder)
-    learner.model.policy.config.use_cache = False
+    policy.config.use_cache = False
 
 
 def keep_peak(learner: Learner, step: int, gold: float) -> None:

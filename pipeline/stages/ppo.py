@@ -23,6 +23,7 @@ INPUTS = {
     "policy": Input("sft"),
     "reward": Input("reward", optional=True),
 }
+ADAPTER_SHARE = 0.05  # about what an adapter of rank 16 adds to the parameters, for the plan
 TOKENS_PER_EPISODE = 35  # of the closed world's prompts with their completions, for the plan
 
 
@@ -74,11 +75,18 @@ class Config(Settings):
     ] = False
     # Update
     value_model: Annotated[
-        Literal["separate", "head"],
+        Literal["separate", "head", "adapters"],
         Field(
-            description="A critic of its own, started from the reward model or policy, or a head on the policy"
+            description="A critic of its own, started from the reward model or policy; a head on the policy; or "
+            "one frozen trunk with a low-rank adapter for policy and critic, and none for the reference"
         ),
     ] = "separate"
+    lora_rank: Annotated[
+        int, Field(gt=0, le=1024, description="Rank of the adapters, with value_model: adapters")
+    ] = 16
+    lora_alpha: Annotated[float, Field(gt=0, description="Adapters are scaled by lora_alpha / lora_rank")] = (
+        32.0
+    )
     num_epochs: Annotated[int, Field(gt=0, description="Passes over each batch")] = 4
     num_minibatches: Annotated[int, Field(gt=0, description="Updates in one pass")] = 1
     micro_batch_size: Annotated[
@@ -115,6 +123,11 @@ class Config(Settings):
     checkpoint_every: Annotated[int, Field(gt=0, description="Steps from checkpoint to checkpoint")] = 10
 
     @model_validator(mode="after")
+    def _lora_alone(self) -> Config:
+        self.refuse_without_effect(("lora_rank", "lora_alpha"), setting="value_model", value="adapters")
+        return self
+
+    @model_validator(mode="after")
     def _sizes_fit(self) -> Config:
         if self.num_episodes < self.batch_size:
             raise ValueError(f"num_episodes {self.num_episodes} is less than one batch of {self.batch_size}")
@@ -137,7 +150,9 @@ def cost(config: Config, context: CostContext) -> Cost:
     known = hasattr(context.configs.get("corpus"), "rl_items")
     length = TOKENS_PER_EPISODE if known else config.max_new_tokens
     parameters = policy.parameters if policy is not None else 0
-    trained = parameters * (2 if config.value_model == "separate" else 1)
+    trained = round(
+        parameters * {"separate": 2.0, "head": 1.0, "adapters": 2 * ADAPTER_SHARE}[config.value_model]
+    )
     judging = 2 * reward.parameters if reward is not None else 0  # the reward model and its reference
     tokens = config.num_steps * config.batch_size * length
     sampled = tokens + config.gate_prompts * config.gate_samples * length

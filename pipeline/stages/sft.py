@@ -74,13 +74,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _lora_alone(self) -> Config:
-        # Compared with the defaults, so that a resolved recipe, which names every setting, loads again.
-        fields = type(self).model_fields
-        given = {name for name in ("lora_rank", "lora_alpha") if getattr(self, name) != fields[name].default}
-        if given and self.trainable != "lora":
-            raise ValueError(
-                f"{sorted(given)[0]} has no effect with trainable: {self.trainable}; use trainable: lora"
-            )
+        self.refuse_without_effect(("lora_rank", "lora_alpha"), setting="trainable", value="lora")
         return self
 
 

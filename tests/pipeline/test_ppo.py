@@ -10,6 +10,7 @@ from pipeline import ppo, ppo_learner
 from pipeline.actor_critic import ActorCritic, token_logprobs
 from pipeline.episodes import Rewards
 from pipeline.errors import TrainingFault
+from pipeline.role_adapters import POLICY, VALUE, Role, Trunk
 from pipeline.run import StageRun
 from pipeline.stages import ppo as stage
 from pipeline.stages.ppo import Config
@@ -43,14 +44,24 @@ def make(tmp_path, tiny_llama, monkeypatch):
     def learner(folder="run", score=share_of_good, gold=None, **changed):
         config = Config(**{**SETTINGS, **changed})
         policy = tiny_llama(vocabulary=VOCABULARY, seed=5)
-        model = ActorCritic(policy, None if config.value_model == "head" else copy.deepcopy(policy.model))
+        trunk, reference, critic = None, copy.deepcopy(policy).requires_grad_(False), None
+        if config.value_model == "separate":
+            critic = copy.deepcopy(policy.model)
+        if config.value_model == "adapters":
+            trunk = Trunk(policy)
+            for seed, role in enumerate((POLICY, VALUE)):
+                trunk.add(role, rank=config.lora_rank, alpha=config.lora_alpha, seed=seed)
+            trunk.train(POLICY, VALUE)
+            reference, critic = Role(trunk, None), Role(trunk, VALUE)
+        model = ActorCritic(policy, critic)
         return ppo_learner.Learner(
             config=config,
             run=StageRun("ppo", tmp_path / folder),
             tokenizer=None,
             model=model,
             sampler=policy,
-            reference=copy.deepcopy(policy).requires_grad_(False),
+            reference=reference,
+            trunk=trunk,
             optimizer=ppo_learner.make_optimizer(config, model),
             rewards=Rewards({"learned": 1.0}, {"learned": score}, config.unended_score, gold),
             items=items,
@@ -72,9 +83,14 @@ def train(learner, steps, start=0):
     return ppo.experience(learner, steps).measured
 
 
-@pytest.mark.parametrize("value_model", ["head", "separate"])
+LAYOUTS = ["head", "separate", "adapters"]
+
+
+@pytest.mark.parametrize("value_model", LAYOUTS)
 def test_learns_the_good_token(make, value_model):
-    assert train(make(value_model=value_model), 20)["score"] > 0.9
+    # Two adapters of rank 4 are a tenth of the weights, and learn at a higher rate.
+    changed = {"lora_rank": 4, "lora_alpha": 8.0, "learning_rate": 3e-2} if value_model == "adapters" else {}
+    assert train(make(value_model=value_model, **changed), 20)["score"] > 0.9
 
 
 def test_does_not_learn_when_learning_is_off(make):
@@ -94,9 +110,10 @@ def test_kl_is_zero_and_ratio_one_before_the_first_update(make):
     torch.testing.assert_close(now[batch.mask].exp(), batch.old_logprobs[batch.mask].exp(), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("value_model", LAYOUTS)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_first_pass_repeats_the_old_logprobs_bit_for_bit(make, precision):
-    learner = make()
+def test_first_pass_repeats_the_old_logprobs_bit_for_bit(make, precision, value_model):
+    learner = make(value_model=value_model)
     learner.run.precision = precision
     batch = ppo.experience(learner, 0)
     chunks = [rows for pass_ in ppo.minibatches(learner, batch.mask, 0, 0) for rows in pass_]
@@ -128,13 +145,14 @@ def test_advantages_have_mean_0_and_variance_1_over_counted_tokens(make):
     assert abs(counted.var(unbiased=False) - 1) < 1e-2
 
 
-def test_resumed_run_has_the_bits_of_the_uninterrupted_one(make):
-    whole = make("whole", kl_coef=0.1)
+@pytest.mark.parametrize("value_model", LAYOUTS)
+def test_resumed_run_has_the_bits_of_the_uninterrupted_one(make, value_model):
+    whole = make("whole", kl_coef=0.1, value_model=value_model)
     train(whole, 6)
-    first = make("parts", kl_coef=0.1)
+    first = make("parts", kl_coef=0.1, value_model=value_model)
     train(first, 4)
     ppo_learner.save(first, 4)
-    second = make("parts", kl_coef=0.1)
+    second = make("parts", kl_coef=0.1, value_model=value_model)
     assert ppo_learner.resume(second) == 4
     train(second, 6, start=4)
     for name, value in whole.model.state_dict().items():

@@ -1,0 +1,107 @@
+"""One trunk with an adapter for each role equals as many separate models, forward and backward."""
+
+import copy
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from pipeline.actor_critic import ActorCritic, token_logprobs
+from pipeline.role_adapters import POLICY, REWARD, VALUE, Role, Trunk
+
+ROLES = (POLICY, VALUE, REWARD)
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def start(request, tiny_llama):
+    if request.param == "llama":
+        return tiny_llama()
+    config = GPT2Config(
+        vocab_size=29, n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=1, eos_token_id=2
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return GPT2LMHeadModel(config).eval()
+
+
+@pytest.fixture
+def trunk(start):
+    made = Trunk(copy.deepcopy(start))
+    for seed, role in enumerate(ROLES):
+        made.add(role, rank=3, alpha=6.0, seed=seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for role in ROLES:
+            for parameter in made.parameters(role).values():
+                parameter.data.normal_(std=0.2)
+    made.train(POLICY, VALUE)
+    return made
+
+
+@pytest.fixture
+def batch():
+    tokens = torch.arange(24).view(3, 8) % 29
+    return tokens, torch.arange(8)[None].expand(3, 8) >= torch.tensor([2, 3, 4])[:, None]
+
+
+def merged(trunk, start, role):
+    return trunk.merge_into(copy.deepcopy(start), role)
+
+
+def test_a_new_adapter_changes_nothing(start, batch):
+    trunk = Trunk(copy.deepcopy(start))
+    trunk.add(POLICY, rank=2, alpha=4.0, seed=0)
+    with torch.no_grad():
+        assert torch.equal(trunk.model(batch[0]).logits, start(batch[0]).logits)
+
+
+def test_every_role_equals_a_separate_model_with_its_adapter_merged(trunk, start, batch):
+    with torch.no_grad():
+        for role in ROLES:
+            whole = merged(trunk, start, role).base_model(batch[0])[0]
+            torch.testing.assert_close(Role(trunk, role)(input_ids=batch[0])[0], whole, atol=2e-5, rtol=1e-4)
+        assert torch.equal(Role(trunk, None)(input_ids=batch[0])[0], start.base_model(batch[0])[0])
+
+
+def test_policy_critic_and_reference_equal_four_separate_models(trunk, start, batch):
+    shared = ActorCritic(trunk.model, Role(trunk, VALUE))
+    separate = ActorCritic(merged(trunk, start, POLICY), merged(trunk, start, VALUE).base_model)
+    for model in (shared, separate):
+        torch.nn.init.constant_(model.value_head.weight, 0.1)
+    with torch.no_grad():
+        for ours, theirs in zip(
+            shared(*batch, temperature=0.7), separate(*batch, temperature=0.7), strict=True
+        ):
+            torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+        ours = token_logprobs(Role(trunk, None), *batch, temperature=0.7)
+        assert torch.equal(ours, token_logprobs(start, *batch, temperature=0.7))
+
+
+def test_gradients_reach_the_learning_roles_and_nothing_else(trunk, batch):
+    model = ActorCritic(trunk.model, Role(trunk, VALUE))
+    torch.nn.init.constant_(model.value_head.weight, 0.1)
+    found = model(*batch, temperature=1.0)
+    (found.logprobs.sum() + found.values.pow(2).sum()).backward()
+    for role in (POLICY, VALUE):
+        assert all(p.grad is not None and p.grad.any() for p in trunk.parameters(role).values()), role
+    learning = {id(p) for role in (POLICY, VALUE) for p in trunk.parameters(role).values()}
+    others = [p for p in trunk.model.parameters() if id(p) not in learning]
+    assert others
+    assert not any(p.requires_grad or p.grad is not None for p in others)
+
+
+def test_a_role_ends_with_its_call_even_when_that_fails(trunk, batch):
+    with torch.no_grad():
+        before = trunk.model(batch[0]).logits
+        with pytest.raises((TypeError, ValueError)):
+            Role(trunk, VALUE)()
+        assert torch.equal(trunk.model(batch[0]).logits, before)
+
+
+def test_an_adapter_travels_as_tensors(trunk, start, batch):
+    other = Trunk(copy.deepcopy(start))
+    other.add(REWARD, rank=3, alpha=6.0, seed=9)
+    other.load(REWARD, {name: p.detach().clone() for name, p in trunk.parameters(REWARD).items()})
+    with torch.no_grad():
+        expected = Role(trunk, REWARD)(input_ids=batch[0])[0]
+        torch.testing.assert_close(Role(other, REWARD)(input_ids=batch[0])[0], expected)
