@@ -117,8 +117,12 @@ class Rewards:
         return Scored(scores, terms, gold)
 
 
-def load_rewards(config: Any, run: StageRun, items: Sequence[Item], tokenizer: Any) -> Rewards:
+def load_rewards(
+    config: Any, run: StageRun, items: Sequence[Item], tokenizer: Any, *, trunk: Any = None
+) -> Rewards:
     """Load the rewards that `config.rewards` names with their weights, under the rule of `config.unended_score`.
+
+    A reward model that is an adapter is put on `trunk`, where that is given.
 
     Raises:
         InputError: a reward lacks what it needs, or the reward model is of another tokenizer.
@@ -128,7 +132,7 @@ def load_rewards(config: Any, run: StageRun, items: Sequence[Item], tokenizer: A
         check_tokenizer(stage / "model", tokenizer)
 
     def load(name: str) -> RewardFunction:
-        return load_function(name, stage=stage, precision=run.precision, device=str(run.device))
+        return load_function(name, stage=stage, precision=run.precision, device=str(run.device), trunk=trunk)
 
     known = any(item.truth for item in items)
     if "gold" in config.rewards and not known:

@@ -17,7 +17,7 @@ from pipeline.checkpoint import load_state, save_state
 from pipeline.episodes import Rewards, load_rewards, read_prompts
 from pipeline.language_model import LanguageModel, model_folder
 from pipeline.next_token import NextToken
-from pipeline.role_adapters import POLICY, VALUE, Role, Trunk
+from reward.role_adapters import POLICY, VALUE, Role, Trunk
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
@@ -90,7 +90,7 @@ def make_learner(config: Config, run: StageRun) -> Learner:
         sampler=sampler,
         reference=reference,
         optimizer=make_optimizer(config, model),
-        rewards=load_rewards(config, run, prompts.items, policy.tokenizer),
+        rewards=load_rewards(config, run, prompts.items, policy.tokenizer, trunk=trunk),
         items=prompts.items,
         prompts=prompts.tokens,
         pretrain_rows=_pretrain_rows(config, run, policy.tokenizer),

@@ -21,8 +21,9 @@ from pipeline.language_model import LanguageModel, model_folder
 from pipeline.micro_batches import halve_until_it_fits, micro_batches
 from pipeline.optimizers import BETAS
 from pipeline.pairs import Pairs
-from reward.model import RewardModel
+from reward.model import TRANSFORMERS, RewardModel
 from reward.preference import bradley_terry_loss
+from reward.role_adapters import REWARD, Trunk
 from reward.scoring import encode, likelihood_of_rows, pad, score_rows
 from reward.stored import NormalisedReward
 
@@ -42,10 +43,16 @@ def load_policy(run: StageRun) -> LanguageModel:
 
 def new_model(config: Config, run: StageRun, *parts: str) -> RewardModel:
     """Make a reward model that starts from the SFT weights; `parts` name another draw of its heads."""
-    with trl_adapter.quiet_libraries():
-        backbone = AutoModel.from_pretrained(
-            model_folder(run.inputs["policy"]), use_safetensors=True, dtype=torch.float32
-        )
+    backbone: Any
+    if config.trainable == "lora":
+        backbone = Trunk(LanguageModel.load(run.inputs["policy"], device=run.device).model)
+        backbone.add(REWARD, rank=config.lora_rank, alpha=config.lora_alpha, seed=run.key("lora", *parts))
+        backbone.train(REWARD)
+    else:
+        with trl_adapter.quiet_libraries():
+            backbone = AutoModel.from_pretrained(
+                model_folder(run.inputs["policy"]), use_safetensors=True, dtype=torch.float32
+            )
     model = RewardModel(backbone, features=config.features, seed=run.key("heads", *parts))
     return model.to(run.device)
 
@@ -85,6 +92,21 @@ class Classifier(nn.Module):
         """Score rows; `logits` is (batch, 1)."""
         scores = self.model.raw(input_ids, attention_mask, completion, features)
         return SequenceClassifierOutput(logits=scores[:, None])
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """What training changes: of a frozen trunk its adapters alone."""
+        whole = super().state_dict(*args, **kwargs)
+        return {name: x for name, x in whole.items() if self._learns(name)}
+
+    @staticmethod
+    def _learns(name: str) -> bool:
+        return not name.startswith("model.frozen.") or ".lora_" in name
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Take that back; the frozen weights are not missing, they are where they were."""
+        found = super().load_state_dict(state_dict, strict=False, assign=assign)
+        found.missing_keys[:] = [name for name in found.missing_keys if self._learns(name)]
+        return found
 
     def add_model_tags(self, tags: Any) -> None:
         """Nothing: TRL tags what it trains for the hub."""
@@ -153,8 +175,9 @@ def optimizer_and_schedule(config: Config, model: RewardModel, num_steps: int) -
 
     At one rate for both, one epoch leaves either the heads untrained or the backbone overfitted.
     """
-    backbone = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
-    heads = [p for name, p in model.named_parameters() if not name.startswith(("backbone.", "reference."))]
+    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    heads = [parameter for name, parameter in learning.items() if not name.startswith(TRANSFORMERS)]
+    backbone = [parameter for name, parameter in learning.items() if name.startswith(TRANSFORMERS)]
     groups = [
         {"params": [p for p in backbone if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in backbone if p.ndim <= 1], "weight_decay": 0.0},
@@ -192,7 +215,7 @@ def normalise(
 
 def attach(model: RewardModel, policy: LanguageModel) -> None:
     """Give a trained model its reference, which it needs to score text it has not seen."""
-    if model.features == "likelihood":
+    if model.features == "likelihood" and model.trunk is None:
         model.reference = policy.model
 
 

@@ -6,10 +6,14 @@ normalisation, `score = (raw - offset) / scale`, is stored with the model.
 
 With likelihood features a small network beside the head reads how likely the SFT model found each token of the
 completion (see `reward.likelihood`), and is trained jointly with it.
+
+The transformer is one of its own, or the frozen SFT model with an adapter for this role (`reward.role_adapters`),
+which then is the reference as well.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,16 +23,18 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from reward.likelihood import LikelihoodHead, likelihood
+from reward.role_adapters import REWARD, Role, Trunk
 from reward.stored import NormalisedReward, check_tokenizer, describe, quiet, write_description
 
 Features = Literal["likelihood", "none"]
+TRANSFORMERS = ("backbone.", "reference.", "frozen.")  # what is saved in files of its own
 
 
 class RewardModel(NormalisedReward):
     """Scores completions; `raw` is what Bradley-Terry trains, `forward` is normalised.
 
     Args:
-        backbone: a headless transformer that starts from the SFT weights.
+        backbone: a headless transformer that starts from the SFT weights, or a trunk that has the role `REWARD`.
         reference: the frozen SFT model whose likelihoods are read; None where they are given from outside.
         features: "likelihood" or "none".
         seed: draws the heads.
@@ -38,6 +44,10 @@ class RewardModel(NormalisedReward):
         self, backbone: Any, reference: Any = None, *, features: Features = "likelihood", seed: int = 0
     ) -> None:
         super().__init__()
+        self.trunk: Trunk | None = None
+        if isinstance(backbone, Trunk):
+            self.trunk, self.frozen = backbone, backbone.model
+            backbone, reference = Role(backbone, REWARD), Role(backbone, None)
         width = backbone.config.get_text_config().hidden_size
         self.backbone, self.reference, self.features = backbone, reference, features
         with torch.random.fork_rng(devices=[]):
@@ -46,7 +56,7 @@ class RewardModel(NormalisedReward):
             nn.init.normal_(self.head.weight, std=(width + 1) ** -0.5)
             nn.init.zeros_(self.head.bias)
             self.likelihood = LikelihoodHead(width) if features == "likelihood" else None
-        if reference is not None:
+        if reference is not None and self.trunk is None:
             reference.requires_grad_(False)
 
     def raw(
@@ -77,54 +87,96 @@ class RewardModel(NormalisedReward):
         from safetensors.torch import save_file
 
         assert self.features == "none" or self.reference is not None, "the reference is saved with the model"
+        more: dict[str, Any] = {}
         with quiet():
-            self.backbone.save_pretrained(folder / "backbone")
-            if self.features == "likelihood":
-                self.reference.save_pretrained(folder / "reference")
+            if self.trunk is not None:
+                more["adapter"] = self.trunk.sizes[REWARD]
+                self.trunk.model.save_pretrained(folder / "reference", state_dict=self.trunk.plain_state())
+                save_file(_plain(self.trunk.parameters(REWARD)), folder / "adapter.safetensors")
+            else:
+                self.backbone.save_pretrained(folder / "backbone")
+                if self.features == "likelihood":
+                    self.reference.save_pretrained(folder / "reference")
             tokenizer.save_pretrained(folder)
-        small = {
-            name: tensor.detach().to("cpu", torch.float32).contiguous()
-            for name, tensor in self.state_dict().items()
-            if not name.startswith(("backbone.", "reference."))
-        }
-        save_file(small, folder / "heads.safetensors")
+        heads = {name: x for name, x in self.state_dict().items() if not name.startswith(TRANSFORMERS)}
+        save_file(_plain(heads), folder / "heads.safetensors")
         write_description(
             folder,
             tokenizer,
             features=self.features,
             width=self.head.in_features,
             vocabulary=self.backbone.config.get_text_config().vocab_size,
+            **more,
         )
 
     @classmethod
-    def load(cls, folder: Path, *, tokenizer: Any = None) -> RewardModel:
-        """Read what `save` wrote, in float32; with a `tokenizer` check that the model was trained on it.
+    def load(cls, folder: Path, *, tokenizer: Any = None, trunk: Trunk | None = None) -> RewardModel:
+        """Read what `save` wrote, in float32.
+
+        Args:
+            folder: the model's folder.
+            tokenizer: where given, it is checked that the model was trained on it.
+            trunk: a trunk of the same weights that is in memory already, to carry a model that is an adapter.
 
         Raises:
             InputError: not a reward model's folder, parts of different models, or of another tokenizer.
         """
         from safetensors.torch import load_file
-        from transformers import AutoModel, AutoModelForCausalLM
 
         described = describe(folder)
         if tokenizer is not None:
             check_tokenizer(folder, tokenizer)
         with quiet():
-            backbone = AutoModel.from_pretrained(
-                folder / "backbone", use_safetensors=True, dtype=torch.float32
-            )
-            reference = None
-            if described["features"] == "likelihood":
-                reference = AutoModelForCausalLM.from_pretrained(
-                    folder / "reference", use_safetensors=True, dtype=torch.float32
-                )
-        _check_shapes(folder, described, backbone, reference)
+            if "adapter" in described:
+                backbone, reference = _load_adapter(folder, described["adapter"], trunk), None
+            else:
+                backbone, reference = _load_transformers(folder, described)
         model = cls(backbone, reference, features=described["features"])
-        heads = load_file(folder / "heads.safetensors")
-        wrong = model.load_state_dict(heads, strict=False)
-        missing = [name for name in wrong.missing_keys if not name.startswith(("backbone.", "reference."))]
+        wrong = model.load_state_dict(load_file(folder / "heads.safetensors"), strict=False)
+        missing = [name for name in wrong.missing_keys if not name.startswith(TRANSFORMERS)]
         assert not [*missing, *wrong.unexpected_keys], (missing, wrong.unexpected_keys)
         return model.eval()
+
+
+def _load_transformers(folder: Path, described: dict[str, Any]) -> tuple[Any, Any]:
+    """Backbone and, with likelihood features, reference."""
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    backbone = AutoModel.from_pretrained(folder / "backbone", use_safetensors=True, dtype=torch.float32)
+    reference = None
+    if described["features"] == "likelihood":
+        reference = AutoModelForCausalLM.from_pretrained(
+            folder / "reference", use_safetensors=True, dtype=torch.float32
+        )
+    _check_shapes(folder, described, backbone, reference)
+    return backbone, reference
+
+
+def _load_adapter(folder: Path, size: dict[str, Any], trunk: Trunk | None) -> Trunk:
+    """The trunk with the reward's adapter: the given one if its weights are those that it belongs to."""
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    start = AutoModelForCausalLM.from_pretrained(
+        folder / "reference", use_safetensors=True, dtype=torch.float32
+    )
+    if trunk is None:
+        trunk = Trunk(start)
+    else:
+        ours, theirs = trunk.plain_state(), start.state_dict()
+        if ours.keys() != theirs.keys() or not all(torch.equal(x.cpu(), theirs[k]) for k, x in ours.items()):
+            raise InputError(
+                f"{folder}: the reward's adapter belongs to other weights than the policy's; train the reward "
+                "model from the policy that is to be aligned"
+            )
+    trunk.add(REWARD, rank=size["rank"], alpha=size["alpha"], seed=0)
+    trunk.load(REWARD, load_file(folder / "adapter.safetensors"))
+    return trunk
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As a safetensors file takes them."""
+    return {name: x.detach().to("cpu", torch.float32).contiguous() for name, x in tensors.items()}
 
 
 def _check_shapes(folder: Path, described: dict[str, Any], backbone: Any, reference: Any) -> None:

@@ -75,8 +75,10 @@ class NormalisedReward(nn.Module):
         self.scale.copy_(raw.float().std())
 
 
-def load_reward(folder: Path, *, tokenizer: Any = None) -> NormalisedReward:
+def load_reward(folder: Path, *, tokenizer: Any = None, trunk: Any = None) -> NormalisedReward:
     """Read a reward model of any form; with a `tokenizer` check that the model was trained on it.
+
+    One that is an adapter is put on `trunk`, where that is given, instead of a trunk of its own.
 
     Raises:
         InputError: not a reward model's folder, parts of different models, or of another tokenizer.
@@ -84,8 +86,9 @@ def load_reward(folder: Path, *, tokenizer: Any = None) -> NormalisedReward:
     from reward.implicit import ImplicitReward
     from reward.model import RewardModel
 
-    form = ImplicitReward if describe(folder)["features"] == "implicit" else RewardModel
-    return form.load(folder, tokenizer=tokenizer)
+    if describe(folder)["features"] == "implicit":
+        return ImplicitReward.load(folder, tokenizer=tokenizer)
+    return RewardModel.load(folder, tokenizer=tokenizer, trunk=trunk)
 
 
 def write_description(folder: Path, tokenizer: Any, **more: Any) -> None:

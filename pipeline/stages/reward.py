@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data.settings import Settings
 from pipeline.recipe import Cost, CostContext, Input
@@ -29,6 +29,16 @@ class Config(Settings):
         Literal["likelihood", "none"],
         Field(description="What it sees beside the text: the SFT model's likelihoods, or nothing"),
     ] = "likelihood"
+    trainable: Annotated[
+        Literal["all", "lora"],
+        Field(description="All weights, or a low-rank adapter on the frozen SFT model, which PPO can share"),
+    ] = "all"
+    lora_rank: Annotated[
+        int, Field(gt=0, le=1024, description="Rank of the adapter, with trainable: lora")
+    ] = 16
+    lora_alpha: Annotated[
+        float, Field(gt=0, description="The adapter is scaled by lora_alpha / lora_rank")
+    ] = 32.0
     epochs: Annotated[int, Field(gt=0, le=100, description="Passes over the training pairs")] = 1
     batch_size: Annotated[int, Field(gt=0, description="Pairs in one step, over all processes")] = 32
     micro_batch_size: Annotated[
@@ -58,6 +68,11 @@ class Config(Settings):
         int, Field(ge=0, description="Training pairs of the shuffled-label control; 0 turns it off")
     ] = 512
     checkpoint_every: Annotated[int, Field(gt=0, description="Steps from checkpoint to checkpoint")] = 50
+
+    @model_validator(mode="after")
+    def _lora_alone(self) -> Config:
+        self.refuse_without_effect(("lora_rank", "lora_alpha"), setting="trainable", value="lora")
+        return self
 
 
 def cost(config: Config, context: CostContext) -> Cost:

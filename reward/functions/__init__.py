@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """What a reward may need: the directory of a finished reward stage, precision and device."""
+    """What a reward may need: the directory of a finished reward stage, precision, device, a trunk in memory."""
 
     stage: Path | None = None
     precision: str = "float32"
     device: str = "cpu"
+    trunk: Any = None
 
 
 def load_function(
@@ -32,6 +33,7 @@ def load_function(
     stage: Path | None = None,
     precision: str = "float32",
     device: str = "cpu",
+    trunk: Any = None,
     settings: Mapping[str, Any] | None = None,
 ) -> RewardFunction:
     """Load a reward by name: a function (items, completions, ended) -> scores (batch,) in float32.
@@ -41,6 +43,7 @@ def load_function(
         stage: the directory of a finished reward stage, for rewards that were learned.
         precision: "float32" or "bfloat16", of a learned reward's passes.
         device: of a learned reward.
+        trunk: carries a learned reward that is an adapter; see `reward.role_adapters`.
         settings: of the reward's own `Config`.
 
     Raises:
@@ -49,7 +52,7 @@ def load_function(
     import torch
 
     module = open_folder.load("reward.functions", name)
-    function = module.load(module.Config(**(settings or {})), Context(stage, precision, device))
+    function = module.load(module.Config(**(settings or {})), Context(stage, precision, device, trunk))
 
     def scores(items: Sequence[Item], completions: Sequence[str], ended: Sequence[bool]) -> Tensor:
         return torch.as_tensor(function(items, completions, ended), dtype=torch.float32)

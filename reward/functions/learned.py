@@ -40,7 +40,7 @@ def load(config: Config, context: Any) -> Callable[[Sequence[Item], Sequence[str
             "the learned reward needs a reward stage; add `reward: {}` to the recipe or use gold or length"
         )
     folder = context.stage / "model"
-    model = load_reward(folder).to(context.device)
+    model = load_reward(folder, trunk=context.trunk).to(context.device)
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def scores(items: Sequence[Item], completions: Sequence[str], ended: Sequence[bool]) -> Tensor:

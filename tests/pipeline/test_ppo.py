@@ -10,10 +10,10 @@ from pipeline import ppo, ppo_learner
 from pipeline.actor_critic import ActorCritic, token_logprobs
 from pipeline.episodes import Rewards
 from pipeline.errors import TrainingFault
-from pipeline.role_adapters import POLICY, VALUE, Role, Trunk
 from pipeline.run import StageRun
 from pipeline.stages import ppo as stage
 from pipeline.stages.ppo import Config
+from reward.role_adapters import POLICY, VALUE, Role, Trunk
 
 GOOD, STOP, VOCABULARY = 7, 2, 10
 SETTINGS = {

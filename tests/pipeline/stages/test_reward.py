@@ -18,6 +18,7 @@ from pipeline.run import StageRun
 from pipeline.stages import reward as stage
 from reward.functions import load_function
 from reward.model import RewardModel
+from reward.role_adapters import POLICY, Trunk
 
 GOOD = ["kind", "nice", "good", "warm"]
 BAD = ["rude", "cold", "evil", "sour"]
@@ -69,15 +70,19 @@ def settings(**changes):
     return stage.Config(**(given | changes))
 
 
+# As low a rank as there is: the toy model has a width of 16.
+LORA = {"trainable": "lora", "lora_rank": 4, "lora_alpha": 8.0, "learning_rate": 1e-2}
+
+
 def digests(folder):
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-@pytest.mark.parametrize("features", ["likelihood", "none"])
-def test_a_separable_toy_is_learned(make_run, features):
+@pytest.mark.parametrize("changes", [{}, {"features": "none"}, LORA, LORA | {"features": "none"}])
+def test_a_separable_toy_is_learned(make_run, changes):
     run = make_run()
-    stage.run(settings(features=features), run)
+    stage.run(settings(**changes), run)
     assert run.notes["accuracy_without_noise"]["value"] > 0.95
     assert run.notes["accuracy_by_kind"].keys() == {"good_over_bad/even", "good_over_bad/odd"}
     assert {gate["name"]: gate["passed"] for gate in run.gate_records} == {"reward_accuracy": True}
@@ -132,9 +137,11 @@ def test_completions_of_the_policy_score_zero_on_average_with_variance_one(make_
     assert scores.std().item() == pytest.approx(1, abs=1e-4)
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(make_run):
+@pytest.mark.parametrize("changes", [{}, LORA])
+def test_interrupted_and_resumed_equals_uninterrupted(make_run, changes):
+    config = settings(**changes)
     whole = make_run("whole")
-    stage.run(settings(), whole)
+    stage.run(config, whole)
 
     class Stop:
         signum = None
@@ -154,12 +161,12 @@ def test_interrupted_and_resumed_equals_uninterrupted(make_run):
 
     with pytest.raises(Interrupted):
         stage.run(
-            settings(),
+            config,
             Polled("reward", whole.run_dir.parent / "again", seed=5, inputs=whole.inputs, stop=Stop()),
         )
     resumed = make_run("again")
     assert resumed.checkpoints.latest().step == 7
-    stage.run(settings(), resumed)
+    stage.run(config, resumed)
     assert digests(resumed.dir / "model") == digests(whole.dir / "model")
     assert (resumed.dir / "records.jsonl").read_bytes() == (whole.dir / "records.jsonl").read_bytes()
     assert resumed.notes == whole.notes
@@ -192,6 +199,22 @@ def test_the_backbone_starts_from_the_policy_and_the_reference_stays_it(make_run
     trained = RewardModel.load(run.dir / "model")
     assert torch.equal(trained.reference.lm_head.weight, policy.model.lm_head.weight)
     assert not torch.equal(trained.backbone.norm.weight, policy.model.model.norm.weight)
+
+
+def test_an_adapter_scores_on_a_trunk_in_memory_as_on_its_own_and_on_no_other(make_run):
+    run = make_run()
+    stage.run(settings(epochs=1, **LORA), run)
+    assert not (run.dir / "model" / "backbone").exists()
+    items, texts = [Item("a", user("What is tea?"))] * 2, ["That is kind.", "That is evil."]
+    alone = load_function("learned", stage=run.dir)(items, texts, [True, True])
+    trunk = Trunk(reward_training.load_policy(run).model)
+    trunk.add(POLICY, rank=2, alpha=2.0, seed=0)
+    shared = load_function("learned", stage=run.dir, trunk=trunk)(items, texts, [True, True])
+    assert torch.equal(alone, shared)
+    other = reward_training.load_policy(run).model
+    other.lm_head.weight.data += 0.1
+    with pytest.raises(InputError, match="other weights than the policy's"):
+        load_function("learned", stage=run.dir, trunk=Trunk(other))
 
 
 def test_pairs_that_are_too_long_or_equal_are_dropped_and_counted(make_run):

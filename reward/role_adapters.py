@@ -32,6 +32,7 @@ class Trunk:
             if isinstance(module, nn.Linear | Conv1D)
         ]
         self.roles: list[str] = []
+        self.sizes: dict[str, dict[str, float]] = {}
 
     def add(self, role: str, *, rank: int, alpha: float, seed: int) -> None:
         """Give a role its adapter, which changes nothing until it is trained; `seed` draws its start."""
@@ -43,6 +44,7 @@ class Trunk:
             torch.manual_seed(seed)
             peft.inject_adapter_in_model(settings, self.model.base_model, adapter_name=role)
         self.roles.append(role)
+        self.sizes[role] = {"rank": rank, "alpha": alpha}
         self._layers = {name: self.model.base_model.get_submodule(name) for name in self.places}
         self.rest()
 
@@ -89,6 +91,14 @@ class Trunk:
                 parameter.requires_grad_(False)
         for parameter in getattr(self, "learning", ()):
             parameter.requires_grad_(True)
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """The weights of the model as it started, by the names that it has without adapters."""
+        return {
+            name.replace(".base_layer.", "."): weight
+            for name, weight in self.model.state_dict().items()
+            if ".lora_" not in name
+        }
 
     @torch.no_grad()
     def merge_into(self, plain: Any, role: str) -> Any:

@@ -7,7 +7,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.actor_critic import ActorCritic, token_logprobs
-from pipeline.role_adapters import POLICY, REWARD, VALUE, Role, Trunk
+from reward.role_adapters import POLICY, REWARD, VALUE, Role, Trunk
 
 ROLES = (POLICY, VALUE, REWARD)
 
