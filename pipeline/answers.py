@@ -79,7 +79,13 @@ class Context:
 
     def of_task(self, *tasks: str) -> list[Item]:
         """The items of some tasks whose truth is known."""
-        return [item for item in self.items if item.task in tasks and item.truth]
+        return [item for item in self.items if item.task in tasks and self.knows(item)]
+
+    def knows(self, item: Item) -> bool:
+        """Whether gold can judge the item's answers."""
+        from data.world import gold
+
+        return gold.knows(item)
 
     def judge(self, item: Item, answer: Answer) -> Judgement:
         """Gold's judgement, computed once for each item and answer."""

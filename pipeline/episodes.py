@@ -13,6 +13,7 @@ from torch import Tensor
 from data.chat import encode_prompts
 from data.errors import InputError
 from data.rows import Item, read_jsonl
+from data.world import gold
 from pipeline.errors import TrainingFault
 from pipeline.rl import replace_unended_scores
 from reward.functions import load_function
@@ -134,10 +135,10 @@ def load_rewards(
     def load(name: str) -> RewardFunction:
         return load_function(name, stage=stage, precision=run.precision, device=str(run.device), trunk=trunk)
 
-    known = any(item.truth for item in items)
+    known = all(gold.knows(item) for item in items)
     if "gold" in config.rewards and not known:
         raise InputError(
-            f"{run.name}: the gold reward needs prompts whose truth is known; this corpus has none"
+            f"{run.name}: the gold reward needs prompts of the closed world; this corpus has others"
         )
     return Rewards(
         config.rewards,

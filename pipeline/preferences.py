@@ -14,7 +14,7 @@ from data.randomness import key, python_random
 from data.rows import Item, PreferenceRow, read_jsonl, require_rows, write_jsonl
 from data.sampler import order
 from data.world import annotator
-from data.world.gold import judge
+from data.world.gold import judge, knows
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
@@ -52,7 +52,7 @@ def _share(config: Config, kind: str) -> float:
 def items(config: Config, run: StageRun) -> list[Item]:
     """The closed world's RL prompts, those whose truth gold can read; a keyed choice of `num_prompts`."""
     path = run.inputs["corpus"] / "items.rl.jsonl"
-    found = [item for item in read_jsonl(path, Item) if item.truth] if path.exists() else []
+    found = [item for item in read_jsonl(path, Item) if knows(item)] if path.exists() else []
     return [found[place] for place in sorted(order(run.key("prompts"), 0, len(found))[: config.num_prompts])]
 
 

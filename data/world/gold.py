@@ -48,6 +48,11 @@ class Judgement:
     measures: dict[str, float]
 
 
+def knows(item: Item) -> bool:
+    """Whether the item is of the closed world, so that its answers can be judged."""
+    return item.task in TASKS and bool(item.truth)
+
+
 def judge(item: Item, completion: str, ended: bool = True) -> Judgement:
     """Judge one completion; pure in (`item.task`, `item.truth`, completion, ended).
 
@@ -59,12 +64,12 @@ def judge(item: Item, completion: str, ended: bool = True) -> Judgement:
     Raises:
         InputError: the item is of no task of the closed world, so nothing is known about its answers.
     """
-    task = TASKS.get(item.task)
-    if task is None or not item.truth:
+    if not knows(item):
         raise InputError(
             f"item {item.id!r} has task {item.task!r} and {'a' if item.truth else 'no'} truth; gold judges "
             f"items of the closed world ({', '.join(TASKS)}); use a learned reward or a judge here"
         )
+    task = TASKS[item.task]
     text = " ".join(completion.split())
     # Fillers are no content: "That is a good question." does not call a review good.
     verdict = task.judge(item.truth, without_fillers(text))

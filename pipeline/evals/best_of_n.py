@@ -41,7 +41,7 @@ def measure(context: Context) -> list[Record]:
     config: Config = context.options["best_of_n"]
     reward = context.folder("reward")
     stage = next((name for name, model in context.models.items() if not model.plain), None)
-    known = [item for item in context.headline if item.truth]
+    known = [item for item in context.headline if context.knows(item)]
     if reward is None or stage is None or not config.num_prompts or not known:
         return []
     from pipeline.overoptimisation import best_of_n

@@ -17,7 +17,7 @@ class Config(Settings):
 
 def items(context: Context) -> list[Item]:
     """The items of the other tasks whose truth is known."""
-    return [item for item in context.items if item.truth and item.task not in ELSEWHERE]
+    return [item for item in context.items if context.knows(item) and item.task not in ELSEWHERE]
 
 
 def score(item: Item, answer: Answer, context: Context) -> list[Score]:

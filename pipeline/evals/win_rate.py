@@ -16,7 +16,7 @@ class Config(Settings):
 
 def items(context: Context) -> list[Item]:
     """The headline mix, where the truth is known."""
-    return [item for item in context.headline if item.truth]
+    return [item for item in context.headline if context.knows(item)]
 
 
 def score(item: Item, answer: Answer, context: Context) -> list[Score]:

@@ -12,7 +12,8 @@ import pytest
 
 from data.errors import InputError
 from data.rows import content_hash
-from data.sources import childrens_books, dolly, ethics_utilitarianism, hh_rlhf
+from data.sources import childrens_books, dolly, ethics_utilitarianism, gsm8k, hh_rlhf
+from data.verify import is_checkable, is_right
 
 REAL = [childrens_books, dolly, ethics_utilitarianism, hh_rlhf]
 
@@ -216,6 +217,31 @@ def test_rows_of_the_hub_are_read_as_those_of_files(monkeypatch):
     assert ("Anthropic/hh-rlhf", "test", {"data_dir": "harmless-base"}) in asked
 
 
+def test_problems_become_chats_and_items_with_their_number(tmp_path):
+    problems = [
+        {"question": f"What is {n} + 1?", "answer": f"It is <<{n}+1={n + 1}>>{n + 1}.\n#### {n + 1}"}
+        for n in range(60)
+    ]
+    write(tmp_path, gsm8k, "train.jsonl.gz", lines(*problems))
+    write(tmp_path, gsm8k, "test.jsonl.gz", lines({"question": "Two?", "answer": "Yes.\n#### 1,002"}))
+    found = gsm8k.read(gsm8k.Config(), seed=0, data_root=tmp_path)
+    assert len(found.chat["train"]) + len(found.chat["valid"]) + len(found.items["rl"]) == 60
+    asked = {item.prompt[0]["content"]: item.truth for item in found.items["rl"]}
+    assert asked
+    assert all(truth == {"answer": str(int(text.split()[2]) + 1)} for text, truth in asked.items())
+    shown = {row.messages[0]["content"] for row in found.chat["train"]}
+    assert not shown & set(asked)
+    assert "<<" not in found.chat["train"][0].messages[1]["content"]
+    assert found.items["test"][0].truth == {"answer": "1,002"}
+
+
+@pytest.mark.parametrize("broken", [{"question": "a", "answer": "no number"}, {"question": "a"}])
+def test_a_problem_without_its_number_is_refused_by_line(tmp_path, broken):
+    write(tmp_path, gsm8k, "train.jsonl.gz", lines({"question": "a", "answer": "#### 1"}, broken))
+    with pytest.raises(InputError, match=r"train.jsonl.gz:2: "):
+        gsm8k.read(gsm8k.Config(), seed=0, data_root=tmp_path)
+
+
 # --- the real files --------------------------------------------------------------------------------------
 
 real_data = pytest.mark.skipif(
@@ -282,3 +308,13 @@ def test_the_real_scenarios(root):
     assert not {s for row in train for s in (row.chosen, row.rejected)} & {
         s for row in test for s in (row.chosen, row.rejected)
     }
+
+
+@pytest.mark.real_data
+@real_data
+def test_the_real_problems(root):
+    found = gsm8k.read(gsm8k.Config(), seed=0, data_root=root)
+    assert len(found.items["test"]) == 1_319
+    assert found.notes["train problems"] + found.notes["train duplicates"] == 7_473
+    assert all(is_checkable(item.truth) for item in found.items["rl"])
+    assert all(is_right(item.truth, item.truth["answer"]) for item in found.items["test"])

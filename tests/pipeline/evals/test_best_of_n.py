@@ -38,6 +38,7 @@ def context(monkeypatch, tmp_path):
         seed=1,
         config=SimpleNamespace(max_new_tokens=4, temperature=1.0, batch_size=8),
         folder=lambda role: tmp_path,
+        knows=lambda item: True,
         model=lambda stage: Answers(),
         judge=lambda item, answer: SimpleNamespace(score=-1.0 if answer.text == "3" else float(answer.text)),
     )
