@@ -16,7 +16,7 @@ from data.rows import Item, read_jsonl
 from data.world import gold
 from pipeline.errors import TrainingFault
 from pipeline.rl import replace_unended_scores
-from reward.functions import load_function
+from reward.functions import load_function, term_of
 from reward.stored import check_tokenizer
 
 if TYPE_CHECKING:
@@ -132,17 +132,20 @@ def load_rewards(
     if "learned" in config.rewards and stage is not None:
         check_tokenizer(stage / "model", tokenizer)
 
-    def load(name: str) -> RewardFunction:
-        return load_function(name, stage=stage, precision=run.precision, device=str(run.device), trunk=trunk)
+    def load(name: str, **settings: Any) -> RewardFunction:
+        return load_function(
+            name, stage=stage, precision=run.precision, device=str(run.device), trunk=trunk, settings=settings
+        )
 
+    terms = {name: term_of(term) for name, term in config.rewards.items()}
     known = all(gold.knows(item) for item in items)
     if "gold" in config.rewards and not known:
         raise InputError(
             f"{run.name}: the gold reward needs prompts of the closed world; this corpus has others"
         )
     return Rewards(
-        config.rewards,
-        {name: load(name) for name in config.rewards},
+        {name: term.weight for name, term in terms.items()},
+        {name: load(name, **term.settings) for name, term in terms.items()},
         config.unended_score,
         load("gold") if known else None,
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from data.settings import Settings
 from pipeline.recipe import Cost, CostContext, Input
+from reward.functions import Terms, learned_alone, own_files
 
 INPUTS = {
     "corpus": Input("corpus"),
@@ -20,10 +22,10 @@ TOKENS_PER_EPISODE = 35  # of the closed world's prompts with their completions,
 class GroupSettings(Settings):
     """Settings of a stage that learns from groups of completions; a completion is one episode."""
 
-    rewards: dict[str, float] = Field(
-        default_factory=lambda: {"learned": 1.0},
+    rewards: Terms = Field(
+        default_factory=learned_alone,
         min_length=1,
-        description="Reward functions and their weights, by file name in reward/functions",
+        description="Rewards by file name in reward/functions, or path; a weight, or `weight` and `settings`",
     )
     unended_score: Annotated[
         float | None,
@@ -75,6 +77,11 @@ class GroupSettings(Settings):
                 "checkpoint between two passes would lose the batch"
             )
         return self
+
+
+def files(config: GroupSettings, data_root: Path | None) -> list[Path]:
+    """The rewards in Python files of the user's own."""
+    return own_files(config.rewards)
 
 
 def cost(config: GroupSettings, context: CostContext) -> Cost:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.group_settings import INPUTS, GroupSettings, cost
+from pipeline.group_settings import INPUTS, GroupSettings, cost, files
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
 
-__all__ = ["INPUTS", "Config", "cost", "run"]
+__all__ = ["INPUTS", "Config", "cost", "files", "run"]
 
 
 class Config(GroupSettings):

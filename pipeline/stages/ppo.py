@@ -8,12 +8,14 @@ token and the score on the last one. Gold, where it is known, is measured, and n
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from data.settings import Settings
 from pipeline.recipe import Cost, CostContext, Input
+from reward.functions import Terms, learned_alone, own_files
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
@@ -31,10 +33,10 @@ class Config(Settings):
     """Settings of PPO; a completion is one episode."""
 
     # What is optimised
-    rewards: dict[str, float] = Field(
-        default_factory=lambda: {"learned": 1.0},
+    rewards: Terms = Field(
+        default_factory=learned_alone,
         min_length=1,
-        description="Reward functions and their weights, by file name in reward/functions",
+        description="Rewards by file name in reward/functions, or path; a weight, or `weight` and `settings`",
     )
     unended_score: Annotated[
         float | None,
@@ -141,6 +143,11 @@ class Config(Settings):
     def num_steps(self) -> int:
         """Batches sampled in all."""
         return self.num_episodes // self.batch_size
+
+
+def files(config: Config, data_root: Path | None) -> list[Path]:
+    """The rewards in Python files of the user's own."""
+    return own_files(config.rewards)
 
 
 def cost(config: Config, context: CostContext) -> Cost:
