@@ -128,13 +128,18 @@ def load_rewards(
     Raises:
         InputError: a reward lacks what it needs, or the reward model is of another tokenizer.
     """
-    stage = run.inputs.get("reward")
-    if "learned" in config.rewards and stage is not None:
+    stages = run.inputs.get("reward") or []
+    for stage in stages if "learned" in config.rewards else ():
         check_tokenizer(stage / "model", tokenizer)
 
     def load(name: str, **settings: Any) -> RewardFunction:
         return load_function(
-            name, stage=stage, precision=run.precision, device=str(run.device), trunk=trunk, settings=settings
+            name,
+            stage=stages,
+            precision=run.precision,
+            device=str(run.device),
+            trunk=trunk,
+            settings=settings,
         )
 
     terms = {name: term_of(term) for name, term in config.rewards.items()}

@@ -14,7 +14,7 @@ from reward.functions import Terms, learned_alone, own_files
 INPUTS = {
     "corpus": Input("corpus"),
     "policy": Input("sft"),
-    "reward": Input("reward", optional=True),
+    "reward": Input("reward", many=True, optional=True),
 }
 TOKENS_PER_EPISODE = 35  # of the closed world's prompts with their completions, for the plan
 
@@ -87,11 +87,12 @@ def files(config: GroupSettings, data_root: Path | None) -> list[Path]:
 def cost(config: GroupSettings, context: CostContext) -> Cost:
     """One step is one pass over a batch of episodes."""
     policy: Any = context.costs.get("policy")
-    reward: Any = context.costs.get("reward") if "learned" in config.rewards else None
+    rewards: Any = context.costs.get("reward") if "learned" in config.rewards else None
     known = hasattr(context.configs.get("corpus"), "rl_items")
     length = TOKENS_PER_EPISODE if known else config.max_new_tokens
     parameters = policy.parameters if policy is not None else 0
-    judging = 2 * reward.parameters if reward is not None else 0  # the reward model and its reference
+    # Every reward model has its reference.
+    judging = sum(2 * reward.parameters for reward in rewards or () if reward is not None)
     num_batches = config.num_episodes // config.batch_size
     tokens = num_batches * config.batch_size * length
     return Cost(

@@ -222,12 +222,9 @@ def _value_model(config: Config, run: StageRun) -> Any:
 
     if config.value_model == "head":
         return None
-    reward = run.inputs.get("reward")
-    trunk = (
-        reward / "model" / "backbone"
-        if reward and "learned" in config.rewards
-        else model_folder(run.inputs["policy"])
-    )
+    backbones = [stage / "model" / "backbone" for stage in run.inputs.get("reward") or ()]
+    learned = "learned" in config.rewards and bool(backbones) and backbones[0].is_dir()
+    trunk = backbones[0] if learned else model_folder(run.inputs["policy"])
     model = AutoModel.from_pretrained(trunk, use_safetensors=True, dtype=torch.float32)
     turn_dropout_off(model)
     return model

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 INPUTS = {
     "corpus": Input("corpus"),
     "policy": Input("sft"),
-    "reward": Input("reward", optional=True),
+    "reward": Input("reward", many=True, optional=True),
 }
 ADAPTER_SHARE = 0.05  # about what an adapter of rank 16 adds to the parameters, for the plan
 TOKENS_PER_EPISODE = 35  # of the closed world's prompts with their completions, for the plan
@@ -153,14 +153,15 @@ def files(config: Config, data_root: Path | None) -> list[Path]:
 def cost(config: Config, context: CostContext) -> Cost:
     """One step is one batch of episodes; at most, as passes may end early (`stop_approx_kl`)."""
     policy: Any = context.costs.get("policy")
-    reward: Any = context.costs.get("reward") if "learned" in config.rewards else None
+    rewards: Any = context.costs.get("reward") if "learned" in config.rewards else None
     known = hasattr(context.configs.get("corpus"), "rl_items")
     length = TOKENS_PER_EPISODE if known else config.max_new_tokens
     parameters = policy.parameters if policy is not None else 0
     trained = round(
         parameters * {"separate": 2.0, "head": 1.0, "adapters": 2 * ADAPTER_SHARE}[config.value_model]
     )
-    judging = 2 * reward.parameters if reward is not None else 0  # the reward model and its reference
+    # Every reward model has its reference.
+    judging = sum(2 * reward.parameters for reward in rewards or () if reward is not None)
     tokens = config.num_steps * config.batch_size * length
     sampled = tokens + config.gate_prompts * config.gate_samples * length
     num_updates = config.num_steps * config.num_epochs * config.num_minibatches

@@ -88,9 +88,9 @@ def _config(module: ModuleType, settings: Mapping[str, Any]) -> Any:
 
 @dataclass(frozen=True)
 class Context:
-    """What a reward may need: the directory of a finished reward stage, precision, device, a trunk in memory."""
+    """What a reward may need: directories of finished reward stages, precision, device, a trunk in memory."""
 
-    stage: Path | None = None
+    stages: tuple[Path, ...] = ()
     precision: str = "float32"
     device: str = "cpu"
     trunk: Any = None
@@ -99,7 +99,7 @@ class Context:
 def load_function(
     name: str,
     *,
-    stage: Path | None = None,
+    stage: Path | Sequence[Path] = (),
     precision: str = "float32",
     device: str = "cpu",
     trunk: Any = None,
@@ -109,7 +109,7 @@ def load_function(
 
     Args:
         name: a file name in this folder, or the path of a Python file.
-        stage: the directory of a finished reward stage, for rewards that were learned.
+        stage: the directory of a finished reward stage, or of several, for rewards that were learned.
         precision: "float32" or "bfloat16", of a learned reward's passes.
         device: of a learned reward.
         trunk: carries a learned reward that is an adapter; see `reward.role_adapters`.
@@ -121,7 +121,8 @@ def load_function(
     import torch
 
     module = find(name)
-    function = module.load(_config(module, settings or {}), Context(stage, precision, device, trunk))
+    stages = (stage,) if isinstance(stage, Path) else tuple(stage)
+    function = module.load(_config(module, settings or {}), Context(stages, precision, device, trunk))
 
     def scores(items: Sequence[Item], completions: Sequence[str], ended: Sequence[bool]) -> Tensor:
         found = torch.as_tensor(function(items, completions, ended), dtype=torch.float32)

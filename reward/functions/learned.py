@@ -1,4 +1,8 @@
-"""The reward model that the reward stage trained on preferences, with its stored normalisation."""
+"""What the reward stage learned from preferences: one reward model, or several with a penalty for disagreement.
+
+Several models score by their mean less `disagreement` times their standard deviation, so that a completion that
+only one of them likes earns little (Coste et al. 2024, arXiv 2310.02743, there with the variance).
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,9 @@ if TYPE_CHECKING:
 class Config(Settings):
     """Settings of the learned reward."""
 
+    disagreement: Annotated[
+        float, Field(ge=0, description="Standard deviations of several reward models taken from their mean")
+    ] = 0.0
     tokens_at_once: Annotated[
         int, Field(gt=0, description="Tokens, padding included, in one forward pass of the reward model")
     ] = 8192
@@ -28,25 +35,37 @@ def load(config: Config, context: Any) -> Callable[[Sequence[Item], Sequence[str
     """Give the function (items, completions, ended) -> scores (batch,).
 
     Raises:
-        InputError: `context.stage` is not the directory of a finished reward stage.
+        InputError: `context.stages` names no directory of a finished reward stage.
     """
+    import torch
     from transformers import AutoTokenizer
 
     from reward.scoring import encode, score_rows
     from reward.stored import load_reward
 
-    if context.stage is None:
+    if not context.stages:
         raise InputError(
             "the learned reward needs a reward stage; add `reward: {}` to the recipe or use gold or length"
         )
-    folder = context.stage / "model"
-    model = load_reward(folder, trunk=context.trunk).to(context.device)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    folders = [stage / "model" for stage in context.stages]
+    # A trunk in memory has one place for a reward's adapter.
+    trunk = context.trunk if len(folders) == 1 else None
+    models = [load_reward(folder, trunk=trunk).to(context.device) for folder in folders]
+    tokenizer = AutoTokenizer.from_pretrained(folders[0])
 
     def scores(items: Sequence[Item], completions: Sequence[str], ended: Sequence[bool]) -> Tensor:
         rows = encode(tokenizer, [item.prompt for item in items], completions, ended)
-        return score_rows(
-            model, rows, tokens_at_once=config.tokens_at_once, bfloat16=context.precision == "bfloat16"
+        found = torch.stack(
+            [
+                score_rows(
+                    model,
+                    rows,
+                    tokens_at_once=config.tokens_at_once,
+                    bfloat16=context.precision == "bfloat16",
+                )
+                for model in models
+            ]
         )
+        return found.mean(dim=0) - config.disagreement * found.std(dim=0, correction=0)
 
     return scores

@@ -32,7 +32,7 @@ def test_a_critic_a_learned_reward_pretraining_text_and_the_gate_cost_more():
     assert critic.flops - plain.flops == (2 + 3 * 6) * 1000 * 40 * EPISODE
     assert critic.memory_bytes - plain.memory_bytes == 16 * 1000
     assert critic.parameters == plain.parameters == 1000  # those of the model that it gives
-    learned = announced({"policy": POLICY, "reward": POLICY}, value_model="head")
+    learned = announced({"policy": POLICY, "reward": [POLICY]}, value_model="head")
     assert learned.flops - plain.flops == 4 * 1000 * 40 * EPISODE
     assert learned.memory_bytes - plain.memory_bytes == 8 * 1000
     mixed = announced(value_model="head", rewards={"length": 1.0}, pretrain_coef=0.1, pretrain_tokens=64)

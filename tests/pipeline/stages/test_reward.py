@@ -217,6 +217,24 @@ def test_an_adapter_scores_on_a_trunk_in_memory_as_on_its_own_and_on_no_other(ma
         load_function("learned", stage=run.dir, trunk=Trunk(other))
 
 
+def test_several_reward_models_score_by_their_mean_less_their_disagreement(make_run):
+    runs = [make_run("one"), make_run("two")]
+    for run, epochs in zip(runs, (1, 2), strict=True):
+        stage.run(settings(epochs=epochs), run)
+    folders = [run.dir for run in runs]
+    items, texts = [Item("a", user("What is tea?"))] * 3, ["That is kind.", "That is evil.", "Tea."]
+    single = torch.stack(
+        [load_function("learned", stage=folder)(items, texts, [True] * 3) for folder in folders]
+    )
+    assert not torch.allclose(single[0], single[1])
+    mean = load_function("learned", stage=folders)(items, texts, [True] * 3)
+    torch.testing.assert_close(mean, single.mean(dim=0))
+    careful = load_function("learned", stage=folders, settings={"disagreement": 2.0})(
+        items, texts, [True] * 3
+    )
+    torch.testing.assert_close(careful, single.mean(dim=0) - (single[0] - single[1]).abs())
+
+
 def test_pairs_that_are_too_long_or_equal_are_dropped_and_counted(make_run):
     rows = [*toy_pairs(20, 3), PreferenceRow("same", user("?"), "yes", "yes")]
     run = make_run(train=rows)
