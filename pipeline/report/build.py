@@ -15,6 +15,7 @@ from pipeline.overoptimisation import Fit
 from pipeline.records import Comparison, to_json
 from pipeline.report import prototype, verdicts
 from pipeline.report.causes import cause
+from pipeline.report.collapse import RULE, collapses
 from pipeline.report.plots import fit_of, pictures
 from pipeline.report.read import RunData, read_chains
 
@@ -157,6 +158,8 @@ def render(chains: Sequence[RunData], *, comparing: bool) -> str:
         comparing=comparing,
         chains=[_sections(chain, f"c{place}") for place, chain in enumerate(chains)],
         across=across(chains) if len(chains) > 1 else None,
+        collapses=collapses(chains),
+        collapse_rule=RULE,
         bars_across=bars_across(chains) if len(chains) > 1 and not comparing else None,
     )
     return "\n".join(line.rstrip() for line in page.splitlines() if line.strip()) + "\n"
