@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from data.errors import InputError
 from data.randomness import key
 from data.rows import Item
-from pipeline.run_directory import STAGE_JSON, read_json
+from pipeline.run_directory import STAGE_JSON, is_base, read_json
 
 if TYPE_CHECKING:
     from data.world.gold import Judgement
@@ -145,14 +145,14 @@ def find_models(folders: Sequence[Path]) -> dict[str, Model]:
     models: dict[str, Model] = {}
     for folder in folders:
         record = read_json(folder / STAGE_JSON) or {}
-        plain = record.get("stage") == "pretrain" and BASE not in models
-        name = BASE if plain else folder.name
+        plain = is_base(record)
+        name = BASE if plain and BASE not in models else folder.name
         while name in models:
             name += "_2"
         started_from = [pair[0] for pair in record.get("inputs", {}).get("policy", [])]
         parent = names.get(started_from[0].rpartition("/")[2]) if started_from else None
         names[folder.name] = name
-        models[name] = Model(name, folder, parent, record.get("stage") == "pretrain")
+        models[name] = Model(name, folder, parent, plain)
     return models
 
 

@@ -23,7 +23,7 @@ from pipeline.run_directory import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-MODELS = ("pretrain", "sft", "ppo", "dpo", "rloo", "grpo", "peak")
+MODELS = ("pretrain", "pretrained", "sft", "ppo", "dpo", "rloo", "grpo", "peak")
 SINGLE = ("corpus", "preferences", "reward")
 
 

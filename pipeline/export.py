@@ -15,7 +15,15 @@ from data.errors import InputError
 from data.rows import Message
 from pipeline.checkpoint import STAGING, fsync_tree, move_into_place, storage_errors
 from pipeline.config import suggest
-from pipeline.run_directory import RUN_JSON, STAGE_JSON, finished_stages, read_json, stage_damage, stage_dir
+from pipeline.run_directory import (
+    RUN_JSON,
+    STAGE_JSON,
+    finished_stages,
+    is_base,
+    read_json,
+    stage_damage,
+    stage_dir,
+)
 
 # Figures that stand on a card where the run has measured them; names as in report.json.
 _SHOWN = ("gold/mean", "loss/held_out", "reward/accuracy", "kl", "length", "ends")
@@ -172,8 +180,7 @@ def _chain(run_dir: Path, stage: str, order: list[str]) -> list[str]:
 
 def _figures(run_dir: Path, stage: str) -> str:
     """A table of the report's main figures of this stage, with intervals; empty where there is no report."""
-    kind = (read_json(stage_dir(run_dir, stage) / STAGE_JSON) or {}).get("stage")
-    evaluated = "base" if kind == "pretrain" else stage
+    evaluated = "base" if is_base(read_json(stage_dir(run_dir, stage) / STAGE_JSON) or {}) else stage
     found: list[dict[str, Any]] = (read_json(run_dir / "report.json") or {}).get("figures", [])
     rows = [
         f"| {row['name']} | {row['value']:.3g} | {_interval(row)} | {row['n']} |"

@@ -82,6 +82,13 @@ def seed_dir(run_dir: Path, seed: int) -> Path:
     return run_dir / "seeds" / str(seed)
 
 
+def is_base(record: Mapping[str, Any]) -> bool:
+    """Whether a stage's record is of a model without chats: pretrained here, or given without a template."""
+    if record.get("stage") == "pretrained":
+        return bool((record.get("notes") or {}).get("base"))
+    return record.get("stage") == "pretrain"
+
+
 def find_stage(runs_dir: Path, run: str, stage: str, seed: int | None) -> tuple[Path, str | None]:
     """The folder of a finished stage of another run, and what is wrong with it if anything.
 

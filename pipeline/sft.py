@@ -90,6 +90,7 @@ def with_lora(config: Config, model: Any, *, seed: int) -> Any:
     )
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a deprecated name
+        warnings.filterwarnings("ignore", "fan_in_fan_out")  # it sets it itself where a layer needs it
         torch.manual_seed(seed)
         adapted: Any = peft.get_peft_model(model, settings)
     # No path of this machine in what is saved.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from data.errors import InputError
 from data.rows import Message
-from pipeline.run_directory import RUN_JSON, find_run, read_json
+from pipeline.run_directory import RUN_JSON, STAGE_JSON, find_run, is_base, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,7 +151,11 @@ def talking_stages(folder: Path) -> dict[str, Path]:
         raise InputError(
             f"no stage of {folder} has a model yet; see `fledge status`, go on with `fledge run`"
         )
-    pretrained = [name for name in found if kinds[name] == PRETRAIN]
+    pretrained = [
+        name
+        for name in found
+        if is_base({"stage": kinds[name], **(read_json(folder / "stages" / name / STAGE_JSON) or {})})
+    ]
     # With several pretrained models there is no single base: each keeps the name of its stage.
     base = pretrained[0] if len(pretrained) == 1 and BASE not in found else None
     return {BASE if name == base else name: folder / "stages" / name for name in found}

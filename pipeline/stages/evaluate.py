@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EVALS = "pipeline.evals"
 INPUTS = {
     "corpus": Input("corpus", optional=True),
-    "models": Input(("pretrain", "sft", "ppo", "dpo", "rloo", "grpo", "peak"), many=True),
+    "models": Input(("pretrain", "pretrained", "sft", "ppo", "dpo", "rloo", "grpo", "peak"), many=True),
     "reward": Input("reward", optional=True),
     "preferences": Input("preferences", optional=True),
 }

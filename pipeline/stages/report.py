@@ -16,6 +16,7 @@ INPUTS = {
             "corpus",
             "tokenizer",
             "pretrain",
+            "pretrained",
             "sft",
             "preferences",
             "reward",

@@ -17,7 +17,7 @@ from pipeline.recipe import Cost, CostContext, Input
 if TYPE_CHECKING:
     from pipeline.run import StageRun
 
-INPUTS = {"corpus": Input("corpus"), "policy": Input("pretrain")}
+INPUTS = {"corpus": Input("corpus"), "policy": Input(("pretrain", "pretrained"))}
 TOKENS_PER_CHAT = 34  # of the closed world's conversations, for the plan
 
 

@@ -66,6 +66,8 @@ def load(config: Config, context: Any) -> Callable[[Sequence[Item], Sequence[str
                 for model in models
             ]
         )
+        if len(models) == 1:
+            return found[0]
         return found.mean(dim=0) - config.disagreement * found.std(dim=0, correction=0)
 
     return scores

@@ -62,3 +62,56 @@ def make_artificial_run():
 def artificial_run(make_artificial_run, tmp_path_factory):
     """A finished run of the closed world; read only."""
     return make_artificial_run(tmp_path_factory.mktemp("runs") / "artificial")
+
+
+@pytest.fixture(scope="session")
+def save_foreign():
+    """The function that saves a tiny model of another family, with a tokenizer trained on two sentences."""
+    size = 270
+    texts = ["The cat sat on the mat.", "What is a cat? A cat is a small animal."] * 4
+
+    def save(folder, kind, *, template=None, pad=None):
+        """A tiny model of a family with a tokenizer that has an end token and nothing else."""
+        import tokenizers
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+        backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+        backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = tokenizers.decoders.ByteLevel()
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=size,
+            special_tokens=["<|end|>", "<|pad|>"][: 2 if pad else 1],
+            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        backend.train_from_iterator(texts, trainer)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", pad_token=pad)
+        tokenizer.chat_template = template
+        sizes = {
+            "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 128},
+            "llama": {
+                "hidden_size": 16,
+                "intermediate_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+            },
+            "qwen3": {
+                "hidden_size": 16,
+                "intermediate_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "head_dim": 8,
+            },
+        }[kind]
+        config = AutoConfig.for_model(
+            kind, **sizes, vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=tokenizer.eos_token_id
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save

@@ -1,0 +1,87 @@
+"""What a model of another family gets before it can chat here: a pad token, role tokens and a template."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from data.chat import CONTROL_TOKENS, PAD, SYSTEM, encode_prompt
+from data.errors import InputError
+from data.rows import user
+from pipeline.language_model import LanguageModel
+
+NOISE = (
+    0.1  # deviations of the embeddings by which new ones differ from the mean, so that roles are told apart
+)
+
+# As data.chat writes it, with the tokenizer's own begin and end.
+TEMPLATE = (
+    "{% if bos_token %}{{ bos_token }}{% endif %}{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}"
+    "<|assistant|>{% generation %}{{ message['content'] }}{{ eos_token }}{% endgeneration %}"
+    "{% elif message['role'] == 'user' %}<|user|>{{ message['content'] }}{{ eos_token }}"
+    "{% elif message['role'] == 'system' %}<|system|>{{ message['content'] }}{{ eos_token }}"
+    "{% else %}{{ raise_exception('Unknown role: ' + message['role']) }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+class Added(NamedTuple):
+    """What was added: the template, and tokens."""
+
+    template: bool
+    tokens: list[str]
+
+
+def check(found: LanguageModel) -> None:
+    """Refuse a model that cannot be tuned here.
+
+    Raises:
+        InputError: its tokenizer is not a fast one or has no end token, or its template hides turns.
+    """
+    if found.tokenizer.eos_token_id is None:
+        raise InputError(
+            f"{found.source}: the tokenizer has no end token (eos_token), so the model could never learn to stop"
+        )
+    if found.tokenizer.chat_template:
+        encode_prompt(found.tokenizer, user("A question?"))  # says what is wrong with a template
+    else:
+        found.encode("A text.")
+
+
+def complete(found: LanguageModel, *, seed: int) -> Added:
+    """Add a pad token where there is none apart from the end token, and roles where there is no template.
+
+    New embeddings are the mean of the old ones with a little noise, drawn from `seed`.
+    """
+    tokenizer: Any = found.tokenizer
+    tokens: list[str] = []
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.add_special_tokens({"pad_token": CONTROL_TOKENS[PAD]})
+        tokens.append(CONTROL_TOKENS[PAD])
+    template = not tokenizer.chat_template
+    if template:
+        roles = list(CONTROL_TOKENS[SYSTEM:])
+        tokenizer.add_special_tokens({"extra_special_tokens": roles}, replace_extra_special_tokens=False)
+        tokenizer.chat_template = TEMPLATE
+        tokens += roles
+    grow(found.model, len(tokenizer), seed=seed)
+    for config in (found.model.config.get_text_config(), found.model.generation_config):
+        config.pad_token_id = tokenizer.pad_token_id
+    return Added(template, tokens)
+
+
+@torch.no_grad()
+def grow(model: Any, num_tokens: int, *, seed: int) -> None:
+    """Give the model embeddings for `num_tokens` tokens, where it has fewer."""
+    old = model.get_input_embeddings().weight.shape[0]
+    if num_tokens <= old:
+        return
+    model.resize_token_embeddings(num_tokens, mean_resizing=False)
+    generator = torch.Generator().manual_seed(seed)
+    tables = [model.get_input_embeddings(), model.get_output_embeddings()]
+    for weight in {id(table.weight): table.weight for table in tables if table is not None}.values():
+        known = weight[:old].float()
+        drawn = torch.randn(num_tokens - old, weight.shape[1], generator=generator)
+        weight[old:] = (known.mean(dim=0) + NOISE * known.std(dim=0) * drawn.to(known)).to(weight)

@@ -1,0 +1,69 @@
+"""A Hugging Face causal language model as the start of a chain, from a folder or the hub.
+
+Its weights are read from safetensors, and no code of its folder is ever run. Where its tokenizer has no chat
+template, or no pad token of its own, both are added: with role tokens that no text can forge.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from data.settings import Settings
+from pipeline.recipe import Cost, CostContext
+
+if TYPE_CHECKING:
+    from pipeline.run import StageRun
+
+INPUTS: dict[str, object] = {}
+IGNORES_PRECISION = True
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt")
+
+
+class Config(Settings):
+    """Which model."""
+
+    source: Annotated[
+        str,
+        Field(min_length=1, description="Folder of the model, below the working directory, or its hub id"),
+    ]
+
+
+def files(config: Config, data_root: Path | None) -> list[Path]:
+    """The files of a local model."""
+    folder = Path(config.source)
+    return sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern)) if folder.is_dir() else []
+
+
+def cost(config: Config, context: CostContext) -> Cost:
+    """A copy of the model."""
+    size = sum(path.stat().st_size for path in files(config, None))
+    return Cost(
+        memory_bytes=size, disk_bytes=size, note="" if size else "the model's size is known when it is there"
+    )
+
+
+def run(config: Config, run: StageRun) -> None:
+    """Copy the model, with a chat template and a pad token, to `model/`."""
+    from pipeline import pretrained
+    from pipeline.language_model import LanguageModel
+
+    # 1. The model as it is.
+    found = LanguageModel.load(config.source)
+    pretrained.check(found)
+
+    # 2. What chats need and it lacks.
+    added = pretrained.complete(found, seed=run.key("embeddings"))
+    run.note(
+        architecture=found.model.config.model_type,
+        parameters=found.model.num_parameters(),
+        base=added.template,  # without a template of its own it was never a chat model
+        added_tokens=added.tokens,
+    )
+
+    # 3. The same model with it.
+    with run.publish("model") as folder:
+        found.model.save_pretrained(folder)
+        found.tokenizer.save_pretrained(folder)

@@ -1,0 +1,68 @@
+"""The recipe own_model, end to end, on tiny models of three families with rows of one's own and an own reward."""
+
+import json
+
+import pytest
+
+from pipeline.execute import execute
+from pipeline.graph import load_recipe
+from pipeline.language_model import LanguageModel
+from pipeline.metrics import read_metrics
+from pipeline.schedule import Selection
+
+OWN_REWARD = """
+from data.settings import Settings
+class Config(Settings):
+    word: str
+def load(config, context):
+    return lambda items, texts, ended: [len(text) % 3 + (config.word in text) for text in texts]
+"""
+
+
+def rows(folder, num=60):
+    animals = ["cat", "dog", "hen", "cow"]
+    chats, pairs, prompts = [], [], []
+    for n in range(num):
+        question = f"What is a {animals[n % 4]} {n}?"
+        good, bad = f"A {animals[n % 4]} is a small animal.", "A mat."
+        chats.append({"prompt": question, "completion": good})
+        pairs.append({"prompt": f"Tell me of a {animals[n % 4]} {n}.", "chosen": good, "rejected": bad})
+        prompts.append({"prompt": f"Do you know the {animals[n % 4]} {n}?"})
+    folder.mkdir()
+    for name, found in (("chats", chats), ("preferences", pairs), ("prompts", prompts)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3"])
+def test_it_runs_from_a_folder_and_three_files(kind, tmp_path, monkeypatch, save_foreign):
+    monkeypatch.chdir(tmp_path)
+    save_foreign(tmp_path / "model", kind)
+    rows(tmp_path / "rows")
+    changes = [
+        "data_root=rows",
+        "reward.control_pairs=0",
+        "reward.normalise_prompts=8",
+        "reward.max_new_tokens=8",
+        "sft.gate_prompts=0",
+        "ppo.num_episodes=32",
+        "ppo.batch_size=16",
+        "ppo.max_new_tokens=8",
+        "ppo.unended_score=null",
+        "ppo.max_kl=1000",
+        "evaluate.max_new_tokens=8",
+        "precision=float32",
+    ]
+    if kind == "llama":
+        (tmp_path / "mine.py").write_text(OWN_REWARD)
+        changes += ["ppo.rewards={mine.py: {weight: 1.0, settings: {word: animal}}, learned: 0.5}"]
+    recipe = load_recipe("own_model", changes, runs_dir=tmp_path / "runs")
+    execute(recipe, runs_dir=tmp_path / "runs", name=None, selection=Selection())
+    stages = tmp_path / "runs" / "own_model" / "stages"
+    assert LanguageModel.load(stages / "ppo").model.config.model_type == kind
+    if kind == "llama":
+        metrics = read_metrics(stages / "ppo" / "metrics.jsonl")
+        assert {"reward/mine.py", "reward/learned"} <= metrics[0].keys()
+        record = json.loads((stages / "ppo" / "stage.json").read_text())
+        assert "mine.py" in json.dumps(record["files"])
+    figures = json.loads((tmp_path / "runs" / "own_model" / "report.json").read_text())["figures"]
+    assert {"base", "sft", "ppo"} <= {figure["stage"] for figure in figures}
