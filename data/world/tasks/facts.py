@@ -206,14 +206,20 @@ def truth_of(world: World, person: Person, attribute: str) -> dict[str, Any]:
     }
 
 
+RL_TIERS = (*lexicon.TIERS, "never")
+
+
 def person_cases(world: World, part: Part, rng: random.Random) -> Iterator[Case]:
     """Stream questions on people of a part, tiers in turn, every person and attribute equally often.
+
+    RL asks of never-seen people twice as often: to be wrong there is what it has to unlearn, and a policy that
+    cannot tell all of them apart settles where its prompts are.
 
     In the pretraining text there are no such cases: `data.world.prose` counts those documents exactly.
     """
     decks = {tier: _deck(world, part, tier, rng) for tier in lexicon.TIERS}
     while True:
-        for tier in lexicon.TIERS:
+        for tier in RL_TIERS if part == "rl" else lexicon.TIERS:
             person, attribute = next(decks[tier])
             text, held_out = wording(
                 rng, part, QUESTIONS[attribute], HELD_OUT[attribute], world.settings.held_out
