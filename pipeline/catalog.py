@@ -131,7 +131,20 @@ def _thing(name: str, model: type[BaseModel]) -> dict[str, Any]:
         "about": (module.__doc__ or "").strip(),
         "inputs": {role: _input_words(wanted) for role, wanted in inputs.items()},
         "settings": [_named(name, model, setting) for setting in model.model_fields],
+        **({"details": _details()} if name == "ppo" else {}),
     }
+
+
+def _details() -> list[dict[str, str]]:
+    """The audit of PPO, with every setting at its default."""
+    from pipeline.ppo_audit import DETAILS
+
+    kinds = {name.partition(".")[0] for detail in DETAILS for name in detail.settings}
+    fields = {kind: open_folder.load(FOLDERS["stages"], kind).Config.model_fields for kind in kinds}
+    defaults = {
+        kind: {name: field.default for name, field in found.items()} for kind, found in fields.items()
+    }
+    return [{**detail._asdict(), "settings": detail.value(defaults)} for detail in DETAILS]
 
 
 def _input_words(wanted: Any) -> str:

@@ -457,7 +457,12 @@ def _format_explanation(found: dict[str, Any]) -> str:
         return f"{found['key']}{of}: {found['meaning']}\n  accepts {found['accepts']}; default {default}"
     blocks = [found["about"]] if "about" in found else []
     blocks += [f"input {role}: {words}" for role, words in found.get("inputs", {}).items()]
-    return "\n\n".join([*blocks, "\n".join(map(_format_explanation, found["settings"]))])
+    blocks.append("\n".join(map(_format_explanation, found["settings"])))
+    blocks += [
+        f"{row['what']}\n  {row['settings']}; {row['source']}; tests/{row['test']}"
+        for row in found.get("details", ())
+    ]
+    return "\n\n".join(blocks)
 
 
 def _format_check(found: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.overoptimisation import Fit
+from pipeline.ppo_audit import DETAILS, Detail
 from pipeline.records import Comparison, to_json
 from pipeline.report import prototype, verdicts
 from pipeline.report.causes import cause
@@ -186,6 +187,7 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "table": stage_table(chain),
         "pictures": pictures(chain, prefix),
         "fits": _fits(chain),
+        "audit": _audit(chain),
         "wins": [f for f in chain.evaluation.figures if f.name.startswith("win_rate/")],
         "reward": [f for f in chain.evaluation.figures if f.stage == "reward"],
         "comparisons": chain.evaluation.comparisons,
@@ -242,6 +244,15 @@ def _flips(chain: RunData) -> list[dict[str, Any]]:
                 }
             )
     return [step for step in found if step["kinds"]]
+
+
+def _audit(chain: RunData) -> list[tuple[str, list[tuple[Detail, str]]]]:
+    """(stage, details with how they were set) of every PPO stage."""
+    configs = {stage.kind: stage.config for stage in chain.stages}
+    return [
+        (stage.name, [(detail, detail.value(configs | {"ppo": stage.config})) for detail in DETAILS])
+        for stage in chain.stage_of("ppo")
+    ]
 
 
 def _fits(chain: RunData) -> list[tuple[str, str, Fit]]:

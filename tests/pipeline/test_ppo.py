@@ -307,3 +307,34 @@ def test_the_policy_at_the_peak_of_gold_is_kept_and_survives_a_resume(make, monk
     assert (resumed.recent_gold, resumed.peak_gold) == (learner.recent_gold, 0.4)
     ppo_learner.keep_peak(resumed, 11, 0.0)
     assert kept == ["peak", "peak"]
+
+
+def test_dropout_is_off_wherever_an_architecture_keeps_it():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=1, bos_token_id=1, eos_token_id=2)
+    model = GPT2LMHeadModel(config).train()
+    tokens = torch.arange(8)[None]
+    assert not torch.equal(model(tokens).logits, model(tokens).logits)
+    ppo_learner.turn_dropout_off(model)
+    assert torch.equal(model(tokens).logits, model(tokens).logits)
+
+
+def test_the_epochs_of_a_batch_end_when_one_moves_the_policy_too_far(make):
+    free, stopped = make("free"), make("stopped", stop_approx_kl=1e-9)
+    measured = [ppo.update(learner, 0, ppo.experience(learner, 0))["epochs"] for learner in (free, stopped)]
+    assert measured == [2, 1]
+
+
+def test_gradients_are_clipped_before_the_step(make):
+    learner = make(max_grad_norm=0.01, num_epochs=1, num_minibatches=1)
+    learner.optimizer = torch.optim.SGD([{"params": list(learner.model.parameters()), "lr": 1.0}])
+    before = {name: value.clone() for name, value in learner.model.state_dict().items()}
+    batch = ppo.experience(learner, 0)
+    chunks = ppo.minibatches(learner, batch.mask, 0, 0)[0]
+    measured = ppo._minibatch(learner, batch, chunks, purpose=("pretrain", 0, 0, 0))
+    moved = [value - before[name] for name, value in learner.model.state_dict().items()]
+    assert measured["grad_norm"] > 0.01
+    assert (
+        torch.stack([change.norm() for change in moved]).norm() <= 0.0101 * 2**0.5
+    )  # tied weights count twice

@@ -1,0 +1,242 @@
+"""Every detail that decides whether PPO on language models works: where it is set, who says so, what tests it.
+
+`fledge explain ppo` prints the list, a run's report says how each one was set in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+ZIEGLER = "Ziegler et al. 2019, arXiv 1909.08593"
+STIENNON = "Stiennon et al. 2020, arXiv 2009.01325"
+OUYANG = "Ouyang et al. 2022, arXiv 2203.02155"
+HUANG = "Huang et al. 2024, arXiv 2403.17031"
+SCHULMAN = "Schulman et al. 2017, arXiv 1707.06347"
+GAE = "Schulman et al. 2016, arXiv 1506.02438"
+ZHENG = "Zheng et al. 2023, arXiv 2307.04964"
+OWN = "this project"
+
+
+class Detail(NamedTuple):
+    """One detail; its settings as `ppo.gamma`, none for a fixed choice, its test as `file::name` below tests/."""
+
+    what: str
+    settings: tuple[str, ...]
+    source: str
+    test: str
+
+    def value(self, configs: Mapping[str, Mapping[str, Any]]) -> str:
+        """How it was set, from the settings of a run's stages by kind; "fixed" where it cannot be."""
+        found = []
+        for name in self.settings:
+            stage, _, key = name.partition(".")
+            if key in configs.get(stage, {}):
+                found.append(f"{key} {_shown(configs[stage][key])}")
+        return ", ".join(found) if found else "fixed" if not self.settings else "–"
+
+
+DETAILS = (
+    # data and tokens
+    Detail(
+        "pad is a token of its own, never the end",
+        (),
+        HUANG,
+        "data/test_chat.py::test_control_tokens_have_the_first_ids",
+    ),
+    Detail(
+        "prompts are padded on the left to sample, positions follow the mask",
+        (),
+        HUANG,
+        "pipeline/test_rollout.py::test_logprobs_equal_a_full_forward_pass",
+    ),
+    Detail(
+        "a completion ends with the end token, which SFT trains on",
+        (),
+        HUANG,
+        "data/test_collate.py::test_chats_are_padded_with_what_the_assistant_says",
+    ),
+    Detail(
+        "text cannot become a control token",
+        (),
+        OWN,
+        "data/test_chat.py::test_text_never_forges_a_control_token",
+    ),
+    # reward model
+    Detail(
+        "the reward model starts from SFT; head N(0, 1/sqrt(width + 1)), bias 0",
+        (),
+        STIENNON,
+        "reward/test_model.py::test_heads_start_as_published",
+    ),
+    Detail(
+        "Bradley-Terry loss, one epoch",
+        ("reward.epochs",),
+        OUYANG,
+        "reward/test_preference.py::test_hand_computed_losses",
+    ),
+    Detail(
+        "the score is read at the last counted token",
+        (),
+        HUANG,
+        "reward/test_model.py::test_the_plain_score_is_read_at_the_last_counted_token_and_nowhere_else",
+    ),
+    Detail(
+        "scores of SFT completions have mean 0 and variance 1, stored with the model",
+        ("reward.normalise_prompts",),
+        ZIEGLER,
+        "reward/test_model.py::test_normalisation_survives_saving_and_loading",
+    ),
+    # rollout
+    Detail(
+        "logits are divided by the sampling temperature in every log-probability",
+        ("ppo.temperature",),
+        HUANG,
+        "pipeline/test_ppo.py::test_sampling_at_another_temperature_is_found",
+    ),
+    Detail(
+        "no top-k, no top-p, no repetition penalty",
+        (),
+        ZIEGLER,
+        "pipeline/test_rollout.py::test_draws_follow_the_softmax",
+    ),
+    Detail(
+        "old log-probabilities come from the passes that learn; log-softmax in float32",
+        (),
+        HUANG,
+        "pipeline/test_ppo.py::test_first_pass_repeats_the_old_logprobs_bit_for_bit",
+    ),
+    Detail(
+        "the end token is sampled, counted, and nothing after it",
+        (),
+        HUANG,
+        "pipeline/test_rollout.py::test_known_policy_counts_up_and_stops_at_the_stop_token",
+    ),
+    Detail(
+        "a completion without an end gets a constant score instead of its own",
+        ("ppo.unended_score",),
+        ZIEGLER,
+        "pipeline/test_rl.py::test_unended_scores_are_replaced_not_lowered",
+    ),
+    # rewards and advantages
+    Detail(
+        "KL penalty on every token, the score once, on the last one",
+        ("ppo.kl_coef",),
+        ZIEGLER,
+        "pipeline/test_rl.py::test_token_rewards_hold_the_penalty_everywhere_and_the_score_once",
+    ),
+    Detail(
+        "log-ratios are clamped before they are exponentiated",
+        (),
+        OWN,
+        "pipeline/test_rl.py::test_an_exploded_ratio_stays_finite",
+    ),
+    Detail(
+        "the KL penalty is fixed, adaptive, or a budget that stops",
+        ("ppo.kl_control", "ppo.kl_target", "ppo.kl_horizon"),
+        ZIEGLER,
+        "pipeline/test_rl.py::test_adaptive_kl_coef_in_closed_form",
+    ),
+    Detail(
+        "generalised advantage estimation without a bootstrap after the end",
+        ("ppo.gamma", "ppo.lam"),
+        GAE,
+        "pipeline/test_rl.py::test_gae_equals_a_plain_reference_in_float64",
+    ),
+    Detail(
+        "advantages are whitened over the counted tokens",
+        ("ppo.whiten_advantages",),
+        HUANG,
+        "pipeline/test_ppo.py::test_advantages_have_mean_0_and_variance_1_over_counted_tokens",
+    ),
+    Detail(
+        "rewards are whitened, keeping their mean",
+        ("ppo.whiten_rewards",),
+        ZIEGLER,
+        "pipeline/test_rl.py::test_whitening_without_shift_keeps_the_mean",
+    ),
+    # update
+    Detail(
+        "several passes over each batch, freshly permuted",
+        ("ppo.num_epochs", "ppo.num_minibatches"),
+        SCHULMAN,
+        "pipeline/test_ppo.py::test_first_pass_repeats_the_old_logprobs_bit_for_bit",
+    ),
+    Detail(
+        "clipped policy loss, mean over counted tokens",
+        ("ppo.clip_range",),
+        SCHULMAN,
+        "pipeline/test_rl.py::test_policy_loss_equals_a_plain_reference_in_float64",
+    ),
+    Detail(
+        "clipped value loss, 0.5 times the larger error",
+        ("ppo.clip_range_value", "ppo.value_coef"),
+        ZIEGLER,
+        "pipeline/test_rl.py::test_value_loss_by_hand",
+    ),
+    Detail(
+        "Adam with its own epsilon, linear decay to 0",
+        ("ppo.learning_rate", "ppo.adam_eps"),
+        HUANG,
+        "pipeline/test_ppo.py::test_the_value_head_learns_at_its_own_rate_and_both_decay",
+    ),
+    Detail(
+        "gradients are clipped",
+        ("ppo.max_grad_norm",),
+        ZHENG,
+        "pipeline/test_ppo.py::test_gradients_are_clipped_before_the_step",
+    ),
+    Detail(
+        "dropout is off in every model",
+        (),
+        HUANG,
+        "pipeline/test_ppo.py::test_dropout_is_off_wherever_an_architecture_keeps_it",
+    ),
+    Detail(
+        "the critic is separate, a head on the policy, or an adapter on its trunk",
+        ("ppo.value_model",),
+        ZHENG,
+        "reward/test_role_adapters.py::test_policy_critic_and_reference_equal_four_separate_models",
+    ),
+    Detail(
+        "pretraining text is mixed into the update",
+        ("ppo.pretrain_coef", "ppo.pretrain_tokens"),
+        OUYANG,
+        "pipeline/test_ppo.py::test_resumed_run_has_the_bits_of_the_uninterrupted_one",
+    ),
+    Detail(
+        "random streams are keyed by seed, purpose and step",
+        (),
+        OWN,
+        "pipeline/test_ppo.py::test_resumed_run_has_the_bits_of_the_uninterrupted_one",
+    ),
+    # watch
+    Detail(
+        "the first minibatch has ratio 1, or the run stops",
+        (),
+        HUANG,
+        "pipeline/test_ppo.py::test_first_ratio_check_is_red_when_temperatures_disagree",
+    ),
+    Detail(
+        "the epochs of a batch end when one moves the policy too far",
+        ("ppo.stop_approx_kl",),
+        OWN,
+        "pipeline/test_ppo.py::test_the_epochs_of_a_batch_end_when_one_moves_the_policy_too_far",
+    ),
+    Detail(
+        "past a KL limit the run rolls back once, more gently, then stops",
+        ("ppo.max_kl",),
+        OWN,
+        "pipeline/test_ppo.py::test_governor_rolls_back_to_the_last_healthy_policy_with_a_gentler_step",
+    ),
+    Detail(
+        "before the first step the best of n must beat single samples by gold",
+        ("ppo.gate_prompts", "ppo.gate_samples"),
+        OWN,
+        "pipeline/test_ppo.py::test_best_of_n_gate_is_red_when_the_reward_opposes_gold",
+    ),
+)
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
