@@ -132,6 +132,8 @@ def _accelerator() -> Accelerator:
             f"{accelerator.distributed_type.value} was asked for; this stage trains on one process or with plain "
             "data parallelism: launch it without, for example `accelerate launch --multi_gpu -m pipeline ...`"
         )
+    # Shared by all of a process: a trainer that stopped within a step would leave it off, and no step be applied.
+    accelerator.sync_gradients = True
     return accelerator
 
 

@@ -71,6 +71,14 @@ def test_learns_what_the_batches_say(tmp_path):
     assert weights(still).norm() == 0
 
 
+def test_a_trainer_that_stopped_within_a_step_leaves_nothing_behind(tmp_path):
+    from accelerate.state import GradientState
+
+    expected = train(stage_run(tmp_path, "alone"))
+    GradientState().sync_gradients = False  # as a trainer leaves it that raises before its last micro-batch
+    assert torch.equal(weights(train(stage_run(tmp_path, "after"))), weights(expected))
+
+
 def test_every_step_is_measured(tmp_path):
     run = stage_run(tmp_path)
     train(run, num_steps=3, rate=lambda step: 1 / (1 + step))
