@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from data.settings import Settings
+from pipeline import setting_types as types
 from pipeline.recipe import Cost, CostContext, Input
-from reward.functions import Terms, learned_alone, own_files
+from reward.functions import learned_alone, own_files
 
 INPUTS = {
     "corpus": Input("corpus"),
@@ -22,42 +23,23 @@ TOKENS_PER_EPISODE = 35  # of the closed world's prompts with their completions,
 class GroupSettings(Settings):
     """Settings of a stage that learns from groups of completions; a completion is one episode."""
 
-    rewards: Terms = Field(
-        default_factory=learned_alone,
-        min_length=1,
-        description="Rewards by file name in reward/functions, or path; a weight, or `weight` and `settings`",
-    )
-    unended_score: Annotated[
-        float | None,
-        Field(description="Replaces the score of a completion without an end; null keeps the score"),
-    ] = -1.0
+    rewards: types.EpisodeRewards = Field(default_factory=learned_alone)
+    unended_score: types.UnendedScore = -1.0
     kl_coef: Annotated[float, Field(ge=0, description="Weight of the KL penalty")] = 0.05
-    num_episodes: Annotated[int, Field(gt=0, description="Completions sampled in all")] = 8_192
-    batch_size: Annotated[int, Field(gt=1, description="Completions sampled for one step")] = 256
+    num_episodes: types.NumEpisodes = 8_192
+    batch_size: types.EpisodeBatch = 256
     group_size: Annotated[int, Field(gt=1, description="Completions of one prompt")] = 4
-    temperature: Annotated[
-        float, Field(gt=0, description="Divides the logits, when sampling and learning")
-    ] = 0.7
-    max_new_tokens: Annotated[int, Field(gt=0, description="Longest completion, tokens")] = 64
-    num_epochs: Annotated[int, Field(gt=0, description="Passes over each batch")] = 1
-    micro_batch_size: Annotated[
-        int, Field(gt=0, description="Sequences in one forward and backward pass")
-    ] = 64
+    temperature: types.SamplingTemperature = 0.7
+    max_new_tokens: types.MaxNewTokens = 64
+    num_epochs: types.BatchEpochs = 1
+    micro_batch_size: types.EpisodeMicroBatch = 64
     clip_range: Annotated[float, Field(gt=0, lt=1, description="Largest rewarded change of a ratio")] = 0.2
-    optimizer: Annotated[
-        Literal["adamw", "muon"], Field(description="AdamW, or Muon on the matrices and AdamW on the rest")
-    ] = "adamw"
-    learning_rate: Annotated[
-        float, Field(gt=0, le=1, description="At its highest; higher for models of a few million parameters")
-    ] = 1e-6
-    warmup_share: Annotated[float, Field(ge=0, lt=1, description="Share of the steps in which it rises")] = (
-        0.0
-    )
-    schedule: Annotated[
-        Literal["constant", "linear", "cosine"], Field(description="How it falls to 0 after the warm-up")
-    ] = "linear"
-    weight_decay: Annotated[float, Field(ge=0, lt=1, description="Decoupled, of the matrices")] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0, description="Gradients are clipped to this norm")] = 1.0
+    optimizer: types.Optimizer = "adamw"
+    learning_rate: types.SmallModelRate = 1e-6
+    warmup_share: types.WarmupShare = 0.0
+    schedule: types.Schedule = "linear"
+    weight_decay: types.WeightDecay = 0.0
+    max_grad_norm: types.MaxGradNorm = 1.0
     checkpoint_every: Annotated[
         int, Field(gt=0, description="Steps from checkpoint to checkpoint; a multiple of num_epochs")
     ] = 10

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from data.settings import Settings
+from pipeline import setting_types as types
 from pipeline.recipe import Cost, CostContext, Input
 
 if TYPE_CHECKING:
@@ -33,29 +34,17 @@ class Config(Settings):
     label_smoothing: Annotated[
         float, Field(ge=0, lt=0.5, description="Share of labels held to be wrong (conservative DPO)")
     ] = 0.0
-    epochs: Annotated[int, Field(gt=0, le=100, description="Passes over the training pairs")] = 1
-    batch_size: Annotated[int, Field(gt=0, description="Pairs in one step, over all processes")] = 32
-    micro_batch_size: Annotated[
-        int, Field(gt=0, description="Pairs in one pass of one process; halved when memory runs out")
-    ] = 32
-    max_length: Annotated[
-        int | None, Field(gt=1, description="Longest prompt with completion, tokens; null: the context")
-    ] = None
-    optimizer: Annotated[
-        Literal["adamw", "muon"], Field(description="AdamW, or Muon on the matrices and AdamW on the rest")
-    ] = "adamw"
-    learning_rate: Annotated[
-        float, Field(gt=0, le=1, description="At its highest; higher for models of a few million parameters")
-    ] = 1e-6
-    warmup_share: Annotated[float, Field(ge=0, lt=1, description="Share of the steps in which it rises")] = (
-        0.1
-    )
-    schedule: Annotated[
-        Literal["constant", "linear", "cosine"], Field(description="How it falls to 0 after the warm-up")
-    ] = "linear"
-    weight_decay: Annotated[float, Field(ge=0, lt=1, description="Decoupled, of the matrices")] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0, description="Gradients are clipped to this norm")] = 1.0
-    checkpoint_every: Annotated[int, Field(gt=0, description="Steps from checkpoint to checkpoint")] = 50
+    epochs: types.PairEpochs = 1
+    batch_size: types.PairBatch = 32
+    micro_batch_size: types.PairMicroBatch = 32
+    max_length: types.MaxPairLength = None
+    optimizer: types.Optimizer = "adamw"
+    learning_rate: types.SmallModelRate = 1e-6
+    warmup_share: types.WarmupShare = 0.1
+    schedule: types.Schedule = "linear"
+    weight_decay: types.WeightDecay = 0.0
+    max_grad_norm: types.MaxGradNorm = 1.0
+    checkpoint_every: types.CheckpointEvery = 50
 
 
 def cost(config: Config, context: CostContext) -> Cost:

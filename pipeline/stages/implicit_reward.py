@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from data.settings import Settings
+from pipeline import setting_types as types
 from pipeline.recipe import Cost, CostContext, Input
 
 if TYPE_CHECKING:
@@ -25,14 +26,10 @@ class Config(Settings):
     beta: Annotated[float, Field(gt=0, description="Score before normalisation of one nat of log-ratio")] = (
         0.1
     )
-    max_length: Annotated[
-        int | None, Field(gt=1, description="Longest prompt with completion, tokens; null: the context")
-    ] = None
-    normalise_prompts: Annotated[
-        int, Field(ge=2, description="Prompts whose SFT completions set the scores' mean and variance")
-    ] = 256
-    temperature: Annotated[float, Field(gt=0, le=10, description="Of those completions")] = 0.7
-    max_new_tokens: Annotated[int, Field(gt=0, description="Longest of those completions, tokens")] = 64
+    max_length: types.MaxPairLength = None
+    normalise_prompts: types.NormalisePrompts = 256
+    temperature: types.NormaliseTemperature = 0.7
+    max_new_tokens: types.NormaliseTokens = 64
 
 
 def cost(config: Config, context: CostContext) -> Cost:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from data.settings import Settings
+from pipeline import setting_types as types
 from pipeline.recipe import Cost, CostContext, Input
-from reward.functions import Terms, learned_alone, own_files
+from reward.functions import learned_alone, own_files
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
@@ -33,15 +34,8 @@ class Config(Settings):
     """Settings of PPO; a completion is one episode."""
 
     # What is optimised
-    rewards: Terms = Field(
-        default_factory=learned_alone,
-        min_length=1,
-        description="Rewards by file name in reward/functions, or path; a weight, or `weight` and `settings`",
-    )
-    unended_score: Annotated[
-        float | None,
-        Field(description="Replaces the score of a completion without an end; null keeps the score"),
-    ] = -1.0
+    rewards: types.EpisodeRewards = Field(default_factory=learned_alone)
+    unended_score: types.UnendedScore = -1.0
     kl_coef: Annotated[
         float, Field(ge=0, description="Weight of the KL penalty per token, score per nat")
     ] = 0.05
@@ -62,12 +56,10 @@ class Config(Settings):
         2_048
     )
     # Rollout
-    num_episodes: Annotated[int, Field(gt=0, description="Completions sampled in all")] = 8_192
-    batch_size: Annotated[int, Field(gt=1, description="Completions sampled for one step")] = 256
-    temperature: Annotated[
-        float, Field(gt=0, description="Divides the logits, when sampling and learning")
-    ] = 0.7
-    max_new_tokens: Annotated[int, Field(gt=0, description="Longest completion, tokens")] = 64
+    num_episodes: types.NumEpisodes = 8_192
+    batch_size: types.EpisodeBatch = 256
+    temperature: types.SamplingTemperature = 0.7
+    max_new_tokens: types.MaxNewTokens = 64
     # Advantages
     gamma: Annotated[float, Field(gt=0, le=1, description="Discount per token")] = 1.0
     lam: Annotated[float, Field(ge=0, le=1, description="Lambda of generalised advantage estimation")] = 0.95
@@ -83,17 +75,11 @@ class Config(Settings):
             "one frozen trunk with a low-rank adapter for policy and critic, and none for the reference"
         ),
     ] = "separate"
-    lora_rank: Annotated[
-        int, Field(gt=0, le=1024, description="Rank of the adapters, with value_model: adapters")
-    ] = 16
-    lora_alpha: Annotated[float, Field(gt=0, description="Adapters are scaled by lora_alpha / lora_rank")] = (
-        32.0
-    )
-    num_epochs: Annotated[int, Field(gt=0, description="Passes over each batch")] = 4
+    lora_rank: types.LoraRank = 16
+    lora_alpha: types.LoraAlpha = 32.0
+    num_epochs: types.BatchEpochs = 4
     num_minibatches: Annotated[int, Field(gt=0, description="Updates in one pass")] = 1
-    micro_batch_size: Annotated[
-        int, Field(gt=0, description="Sequences in one forward and backward pass")
-    ] = 64
+    micro_batch_size: types.EpisodeMicroBatch = 64
     learning_rate: Annotated[float, Field(gt=0, description="Of Adam at the start; decays linearly to 0")] = (
         1e-5
     )
@@ -101,7 +87,7 @@ class Config(Settings):
         float, Field(gt=0, description="Learning rate of the value head, which starts at 0, as a multiple")
     ] = 1.0
     adam_eps: Annotated[float, Field(gt=0, description="Epsilon of Adam")] = 1e-5
-    max_grad_norm: Annotated[float, Field(gt=0, description="Gradients are clipped to this norm")] = 1.0
+    max_grad_norm: types.MaxGradNorm = 1.0
     clip_range: Annotated[
         float, Field(gt=0, lt=1, description="Largest rewarded change of a token's ratio")
     ] = 0.2
@@ -122,7 +108,7 @@ class Config(Settings):
     keep_peak: Annotated[
         bool, Field(description="Keep the policy at the peak of gold in peak/; nothing learns from gold")
     ] = False
-    checkpoint_every: Annotated[int, Field(gt=0, description="Steps from checkpoint to checkpoint")] = 10
+    checkpoint_every: types.CheckpointEvery = 10
 
     @model_validator(mode="after")
     def _lora_alone(self) -> Config:

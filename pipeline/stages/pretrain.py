@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from data.settings import Settings
+from pipeline import setting_types as types
 from pipeline.recipe import Cost, CostContext, Input
 
 if TYPE_CHECKING:
@@ -74,22 +75,20 @@ class Config(Settings):
         float,
         Field(gt=0, le=100, description="Beside Muon: learning rate of embeddings and norms, as a multiple"),
     ] = 3.0
-    weight_decay: Annotated[float, Field(ge=0, lt=1, description="Decoupled, of the matrices")] = 0.1
+    weight_decay: types.WeightDecay = 0.1
     schedule: Annotated[
         Literal["constant", "linear", "cosine", "warmup_stable_decay"],
         Field(description="How the learning rate falls after the warm-up"),
     ] = "linear"
-    warmup_share: Annotated[float, Field(ge=0, lt=1, description="Share of the steps in which it rises")] = (
-        0.02
-    )
+    warmup_share: types.WarmupShare = 0.02
     decay_share: Annotated[
         float, Field(gt=0, le=1, description="Share of the steps at the end of warmup_stable_decay")
     ] = 0.2
     final_rate: Annotated[
         float, Field(ge=0, le=1, description="Learning rate at the end, as a multiple of the highest")
     ] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0, description="Gradients are clipped to this norm")] = 1.0
-    checkpoint_every: Annotated[int, Field(gt=0, description="Steps from checkpoint to checkpoint")] = 100
+    max_grad_norm: types.MaxGradNorm = 1.0
+    checkpoint_every: types.CheckpointEvery = 100
     # What is measured at the end
     held_out_tokens: Annotated[
         int, Field(ge=0, description="Held-out text measured, whole documents up to so many tokens; 0: none")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from data.settings import Settings
+from pipeline import setting_types as types
 from pipeline.recipe import Cost, CostContext, Input
 
 if TYPE_CHECKING:
@@ -33,41 +34,27 @@ class Config(Settings):
         Literal["all", "lora"],
         Field(description="All weights, or a low-rank adapter on the frozen SFT model, which PPO can share"),
     ] = "all"
-    lora_rank: Annotated[
-        int, Field(gt=0, le=1024, description="Rank of the adapter, with trainable: lora")
-    ] = 16
-    lora_alpha: Annotated[
-        float, Field(gt=0, description="The adapter is scaled by lora_alpha / lora_rank")
-    ] = 32.0
-    epochs: Annotated[int, Field(gt=0, le=100, description="Passes over the training pairs")] = 1
-    batch_size: Annotated[int, Field(gt=0, description="Pairs in one step, over all processes")] = 32
-    micro_batch_size: Annotated[
-        int, Field(gt=0, description="Pairs in one pass of one process; halved when memory runs out")
-    ] = 32
-    max_length: Annotated[
-        int | None, Field(gt=1, description="Longest prompt with completion, tokens; null: the context")
-    ] = None
+    lora_rank: types.LoraRank = 16
+    lora_alpha: types.LoraAlpha = 32.0
+    epochs: types.PairEpochs = 1
+    batch_size: types.PairBatch = 32
+    micro_batch_size: types.PairMicroBatch = 32
+    max_length: types.MaxPairLength = None
     learning_rate: Annotated[float, Field(gt=0, le=1, description="Of the backbone, at its highest")] = 1e-4
     head_learning_rate: Annotated[
         float, Field(gt=0, le=1, description="Of the heads, at its highest: they start from nothing")
     ] = 3e-3
-    warmup_share: Annotated[float, Field(ge=0, lt=1, description="Share of the steps in which it rises")] = (
-        0.05
-    )
-    schedule: Annotated[
-        Literal["constant", "linear", "cosine"], Field(description="How it falls to 0 after the warm-up")
-    ] = "cosine"
-    weight_decay: Annotated[float, Field(ge=0, lt=1, description="Decoupled, of the matrices")] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0, description="Gradients are clipped to this norm")] = 1.0
-    normalise_prompts: Annotated[
-        int, Field(ge=2, description="Prompts whose SFT completions set the scores' mean and variance")
-    ] = 256
-    temperature: Annotated[float, Field(gt=0, le=10, description="Of those completions")] = 0.7
-    max_new_tokens: Annotated[int, Field(gt=0, description="Longest of those completions, tokens")] = 64
+    warmup_share: types.WarmupShare = 0.05
+    schedule: types.Schedule = "cosine"
+    weight_decay: types.WeightDecay = 0.0
+    max_grad_norm: types.MaxGradNorm = 1.0
+    normalise_prompts: types.NormalisePrompts = 256
+    temperature: types.NormaliseTemperature = 0.7
+    max_new_tokens: types.NormaliseTokens = 64
     control_pairs: Annotated[
         int, Field(ge=0, description="Training pairs of the shuffled-label control; 0 turns it off")
     ] = 512
-    checkpoint_every: Annotated[int, Field(gt=0, description="Steps from checkpoint to checkpoint")] = 50
+    checkpoint_every: types.CheckpointEvery = 50
 
     @model_validator(mode="after")
     def _lora_alone(self) -> Config:

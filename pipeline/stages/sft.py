@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from data.settings import Settings
+from pipeline import setting_types as types
 from pipeline.recipe import Cost, CostContext, Input
 
 if TYPE_CHECKING:
@@ -41,26 +42,16 @@ class Config(Settings):
     pretrain_share: Annotated[
         float, Field(ge=0, lt=1, description="Share of the tokens that come from pretraining documents")
     ] = 0.0
-    optimizer: Annotated[
-        Literal["adamw", "muon"], Field(description="AdamW, or Muon on the matrices and AdamW on the rest")
-    ] = "adamw"
+    optimizer: types.Optimizer = "adamw"
     learning_rate: Annotated[float, Field(gt=0, le=1, description="At its highest, of AdamW and of Muon")] = (
         1e-4
     )
-    warmup_share: Annotated[float, Field(ge=0, lt=1, description="Share of the steps in which it rises")] = (
-        0.03
-    )
-    schedule: Annotated[
-        Literal["constant", "linear", "cosine"], Field(description="How it falls to 0 after the warm-up")
-    ] = "cosine"
-    weight_decay: Annotated[float, Field(ge=0, lt=1, description="Decoupled, of the matrices")] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0, description="Gradients are clipped to this norm")] = 1.0
-    lora_rank: Annotated[
-        int, Field(gt=0, le=1024, description="Rank of the adapters, with trainable: lora")
-    ] = 16
-    lora_alpha: Annotated[float, Field(gt=0, description="Adapters are scaled by lora_alpha / lora_rank")] = (
-        32.0
-    )
+    warmup_share: types.WarmupShare = 0.03
+    schedule: types.Schedule = "cosine"
+    weight_decay: types.WeightDecay = 0.0
+    max_grad_norm: types.MaxGradNorm = 1.0
+    lora_rank: types.LoraRank = 16
+    lora_alpha: types.LoraAlpha = 32.0
     max_new_tokens: Annotated[
         int, Field(gt=0, description="Longest answer in the end-token gate, tokens")
     ] = 96
@@ -70,7 +61,7 @@ class Config(Settings):
     min_end_rate: Annotated[
         float, Field(ge=0, le=1, description="Share of those answers that have to end")
     ] = 0.9
-    checkpoint_every: Annotated[int, Field(gt=0, description="Steps from checkpoint to checkpoint")] = 50
+    checkpoint_every: types.CheckpointEvery = 50
 
     @model_validator(mode="after")
     def _lora_alone(self) -> Config:
