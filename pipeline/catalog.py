@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -16,6 +16,9 @@ from pipeline.config import explain_setting, suggest
 from pipeline.graph import built_in_recipes
 from pipeline.recipe import RecipeSettings
 from pipeline.strict_yaml import read_file
+
+if TYPE_CHECKING:
+    from pipeline.ppo_audit import Detail
 
 FOLDERS = {
     "stages": "pipeline.stages",
@@ -131,20 +134,18 @@ def _thing(name: str, model: type[BaseModel]) -> dict[str, Any]:
         "about": (module.__doc__ or "").strip(),
         "inputs": {role: _input_words(wanted) for role, wanted in inputs.items()},
         "settings": [_named(name, model, setting) for setting in model.model_fields],
-        **({"details": _details()} if name == "ppo" else {}),
+        **({"details": _details(module.details())} if hasattr(module, "details") else {}),
     }
 
 
-def _details() -> list[dict[str, str]]:
-    """The audit of PPO, with every setting at its default."""
-    from pipeline.ppo_audit import DETAILS
-
-    kinds = {name.partition(".")[0] for detail in DETAILS for name in detail.settings}
+def _details(details: Sequence[Detail]) -> list[dict[str, str]]:
+    """A stage's audit, with every setting at its default."""
+    kinds = {name.partition(".")[0] for detail in details for name in detail.settings}
     fields = {kind: open_folder.load(FOLDERS["stages"], kind).Config.model_fields for kind in kinds}
     defaults = {
         kind: {name: field.default for name, field in found.items()} for kind, found in fields.items()
     }
-    return [{**detail._asdict(), "settings": detail.value(defaults)} for detail in DETAILS]
+    return [{**detail._asdict(), "settings": detail.value(defaults)} for detail in details]
 
 
 def _input_words(wanted: Any) -> str:

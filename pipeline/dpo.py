@@ -79,14 +79,6 @@ def trainer_class() -> type:
     return RowsDPOTrainer
 
 
-def publish(run: StageRun, model: Any, tokenizer: Any) -> None:
-    """Write the chat model to `model/`."""
-    model.config.use_cache = True  # the trainer turns it off
-    with run.publish("model") as folder, trl_adapter.quiet_libraries():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-
 def measure(config: Config, run: StageRun, model: Any, reference: LanguageModel, pairs: Pairs) -> None:
     """Report how the implicit reward orders the held-out pairs, as the reward stage reports its model."""
     model.eval()

@@ -15,12 +15,12 @@ from data.errors import InputError
 from data.rows import Item, read_jsonl
 from data.world import gold
 from pipeline.errors import TrainingFault
+from pipeline.language_model import LanguageModel, context_of
 from pipeline.rl import replace_unended_scores
 from reward.functions import load_function, term_of
 from reward.stored import check_tokenizer
 
 if TYPE_CHECKING:
-    from pipeline.language_model import LanguageModel
     from pipeline.run import StageRun
 
 RewardFunction = Callable[[Sequence[Item], Sequence[str], Sequence[bool]], Tensor]
@@ -42,7 +42,7 @@ def read_prompts(config: Any, run: StageRun, policy: LanguageModel) -> Prompts:
     """
     items = read_jsonl(run.inputs["corpus"] / "items.rl.jsonl", Item)
     tokens = encode_prompts(policy.tokenizer, [item.prompt for item in items])
-    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None) or 2**31
+    context = context_of(policy.model)
     fitting = [row for row, prompt in enumerate(tokens) if len(prompt) + config.max_new_tokens <= context]
     if not fitting:
         raise InputError(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from data.settings import Settings
 from pipeline import setting_types as types
 from pipeline.recipe import Cost, CostContext, Input
+from pipeline.shared_costs import of_episodes
 from reward.functions import learned_alone, own_files
 
 INPUTS = {
@@ -17,7 +18,6 @@ INPUTS = {
     "policy": Input("sft"),
     "reward": Input("reward", many=True, optional=True),
 }
-TOKENS_PER_EPISODE = 35  # of the closed world's prompts with their completions, for the plan
 
 
 class GroupSettings(Settings):
@@ -68,13 +68,7 @@ def files(config: GroupSettings, data_root: Path | None) -> list[Path]:
 
 def cost(config: GroupSettings, context: CostContext) -> Cost:
     """One step is one pass over a batch of episodes."""
-    policy: Any = context.costs.get("policy")
-    rewards: Any = context.costs.get("reward") if "learned" in config.rewards else None
-    known = hasattr(context.configs.get("corpus"), "rl_items")
-    length = TOKENS_PER_EPISODE if known else config.max_new_tokens
-    parameters = policy.parameters if policy is not None else 0
-    # Every reward model has its reference.
-    judging = sum(2 * reward.parameters for reward in rewards or () if reward is not None)
+    parameters, judging, length, note = of_episodes(config, context)
     num_batches = config.num_episodes // config.batch_size
     tokens = num_batches * config.batch_size * length
     return Cost(
@@ -83,7 +77,8 @@ def cost(config: GroupSettings, context: CostContext) -> Cost:
         parameters=parameters,
         memory_bytes=20 * parameters + 4 * judging,
         disk_bytes=4 * parameters * (1 + 2 * 3),
+        # Sampling, scores, old and reference log-probabilities, and the updates.
         flops=float(tokens)
-        * (3 * 2 * parameters + 2 * judging + 2 * 2 * parameters + config.num_epochs * 6 * parameters),
-        note="" if known else "counts completions of max_new_tokens without their prompts",
+        * (3 * 2 * parameters + 2 * judging + (2 * 2 + config.num_epochs * 6) * parameters),
+        note=note,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,8 +21,13 @@ from data.errors import InputError
 from data.rows import Message
 from pipeline import rollout
 from pipeline.rl import logprobs_of
+from reward.stored import quiet
+
+if TYPE_CHECKING:
+    from pipeline.run import StageRun
 
 Prompt = str | Sequence[Message]
+UNLIMITED = 2**31
 
 
 @dataclass(frozen=True)
@@ -187,3 +192,16 @@ def model_folder(source: str | Path) -> str:
     if any((folder / "model" / name).is_file() for name in ("config.json", "adapter_config.json")):
         return str(folder / "model")
     return str(source)
+
+
+def context_of(model: PreTrainedModel) -> int:
+    """The longest sequence that a model takes, in tokens; a very large number where it has no limit."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNLIMITED)
+
+
+def publish_model(run: StageRun, model: Any, tokenizer: Any, name: str = "model") -> None:
+    """Write a model with its tokenizer to a folder of the stage, as plain transformers reads it."""
+    model.config.use_cache = True  # trainers turn it off, and it would be saved so
+    with run.publish(name) as folder, quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

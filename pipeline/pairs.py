@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 from data.rows import PreferenceRow, read_jsonl, require_rows
 from data.sampler import batches_by_length
 from pipeline import trl_adapter
-from pipeline.language_model import LanguageModel
+from pipeline.language_model import UNLIMITED, LanguageModel, context_of
 from reward.scoring import Row, encode
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
-
-UNLIMITED = 2**31
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,7 @@ def read_pairs(config: Any, run: StageRun, policy: LanguageModel) -> Pairs:
 
     The longest row is `config.max_length` tokens, or what the context holds.
     """
-    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None) or UNLIMITED
-    longest = min(config.max_length or UNLIMITED, context)
+    longest = min(config.max_length or UNLIMITED, context_of(policy.model))
     kept: list[PreferenceRow] = []
     rows: list[Row] = []
     counts: list[int] = []

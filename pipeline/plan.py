@@ -118,12 +118,12 @@ def _elsewhere(runs_dir: Path, run: str, stage: str, blank: CostContext) -> tupl
     configs: dict[str, Any] = {}
     costs: dict[str, Any] = {}
     for role, pairs in (record.get("inputs") or {}).items():
-        names = [name.rpartition("/")[::2] for name, _ in pairs]
-        found = [_elsewhere(runs_dir, other or run, name, blank) for other, name in names]
-        many = module.INPUTS[role].many
-        configs[role], costs[role] = (
-            [pair[side] for pair in found] if many else found[0][side] if found else None for side in (0, 1)
-        )
+        wanted = module.INPUTS.get(role)
+        places = [name.rpartition("/") for name, _ in pairs]
+        found = [_elsewhere(runs_dir, other or run, name, blank) for other, _, name in places]
+        if wanted and (wanted.many or found):
+            configs[role] = [config for config, _ in found] if wanted.many else found[0][0]
+            costs[role] = [cost for _, cost in found] if wanted.many else found[0][1]
     return config, module.cost(config, replace(blank, configs=configs, costs=costs))
 
 

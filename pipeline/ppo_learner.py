@@ -15,7 +15,7 @@ from data.rows import Item, TextRow, read_jsonl
 from pipeline.actor_critic import ActorCritic
 from pipeline.checkpoint import load_state, save_state
 from pipeline.episodes import Rewards, load_rewards, read_prompts
-from pipeline.language_model import LanguageModel, model_folder
+from pipeline.language_model import LanguageModel, model_folder, publish_model
 from pipeline.next_token import NextToken
 from reward.role_adapters import POLICY, VALUE, Role, Trunk
 
@@ -67,7 +67,6 @@ def make_learner(config: Config, run: StageRun) -> Learner:
         InputError: the reward model is of another tokenizer, or no prompt fits the model's context.
     """
     policy = LanguageModel.load(run.inputs["policy"], device=run.device)
-    policy.model.config.use_cache = False
     turn_dropout_off(policy.model)
     trunk = _trunk(config, run, policy) if config.value_model == "adapters" else None
     if trunk is None:
@@ -190,18 +189,16 @@ def publish(learner: Learner, name: str = "model") -> None:
     if learner.trunk is not None:
         start: Any = LanguageModel.load(learner.run.inputs["policy"], device=learner.device).model
         policy = learner.trunk.merge_into(start, POLICY)
-    policy.config.use_cache = True
-    with learner.run.publish(name) as folder:
-        policy.save_pretrained(folder)
-        learner.tokenizer.save_pretrained(folder)
-    policy.config.use_cache = False
+    publish_model(learner.run, policy, learner.tokenizer, name)
 
 
 def keep_peak(learner: Learner, step: int, gold: float) -> None:
     """Keep the policy of this step in `peak/` when the mean gold of the last batches is the highest so far."""
     learner.recent_gold = [*learner.recent_gold, gold][-PEAK_WINDOW:]
     mean = sum(learner.recent_gold) / len(learner.recent_gold)
-    if len(learner.recent_gold) < PEAK_WINDOW or mean <= (learner.peak_gold or -float("inf")):
+    if len(learner.recent_gold) < PEAK_WINDOW:
+        return
+    if learner.peak_gold is not None and mean <= learner.peak_gold:
         return
     learner.peak_gold = mean
     publish(learner, "peak")

@@ -123,13 +123,6 @@ def _model_config(config: Config, *, vocab_size: int, **ids: int | None) -> Any:
         raise InputError(f"architecture {name} cannot be built with these sizes: {error}") from error
 
 
-def publish(run: StageRun, model: Any, tokenizer: Any) -> None:
-    """Write the model with its tokenizer to `model/`, as plain transformers reads it."""
-    with run.publish("model") as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-
 # --- text and loss -----------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from data.errors import InputError
 from data.rows import ChatRow, TextRow, read_jsonl, require_rows, write_jsonl
 from data.sampler import batches_by_length, indices, order
 from pipeline import trl_adapter
-from pipeline.language_model import LanguageModel
+from pipeline.language_model import UNLIMITED, LanguageModel, context_of, publish_model
 from pipeline.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 EVALUATED_ROWS = 512  # held-out conversations on which the loss is measured
 EVALUATED_AT_ONCE = 64
 DOCUMENTS_AT_ONCE = 1024
-UNLIMITED = 2**31
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,6 @@ def load(config: Config, run: StageRun) -> tuple[Any, Any]:
     if config.trainable == "lora":
         model = with_lora(config, model, seed=run.key("lora"))
     return model, source.tokenizer
-
-
-def context_of(model: Any) -> int:
-    """The longest sequence that a model takes, in tokens."""
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNLIMITED)
 
 
 def freeze_all_but_last_layer(model: Any) -> None:
@@ -244,10 +238,7 @@ def publish(config: Config, run: StageRun, model: Any, tokenizer: Any) -> None:
         with run.publish("adapter") as folder:
             model.save_pretrained(folder)
         model = model.merge_and_unload()
-    model.config.use_cache = True  # the trainer turns it off
-    with run.publish("model") as folder, trl_adapter.quiet_libraries():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    publish_model(run, model, tokenizer)
 
 
 @torch.inference_mode()

@@ -69,8 +69,8 @@ class Batches:
     """What each step trains on, known before the first one.
 
     `micro` lists the rows of each micro-batch; every `accumulation` times `processes` of them make a step.
-    `tokens` is the number of tokens of each row. `reuse` steps learn from one batch that the trainer sampled: a
-    checkpoint in between would lose it.
+    `tokens` is the number of tokens of each row; `unit` names what `counted_after` counts. `reuse` steps learn
+    from one batch that the trainer sampled: a checkpoint in between would lose it.
     """
 
     micro: Sequence[Sequence[int]]
@@ -78,6 +78,7 @@ class Batches:
     accumulation: int = 1
     processes: int = 1
     reuse: int = 1
+    unit: str = "tokens"
 
     @property
     def num_steps(self) -> int:
@@ -93,8 +94,8 @@ class Batches:
     def _counts(self) -> list[int]:
         return list(accumulate((sum(self.tokens[row] for row in rows) for rows in self.micro), initial=0))
 
-    def tokens_after(self, step: int) -> int:
-        """Tokens trained on up to and with this step."""
+    def counted_after(self, step: int) -> int:
+        """Units trained on up to and with this step."""
         return self._counts[step * self.per_step]
 
 
@@ -184,7 +185,6 @@ def train(
     checkpoint_every: int,
     describe: Callable[[Mapping[str, Any]], str] = lambda inputs: "",
     paired: bool = False,
-    unit: str = "tokens",
     **options: Any,
 ) -> Any:
     """Train with a TRL trainer from the newest verified checkpoint to the end; returns the trainer.
@@ -196,7 +196,6 @@ def train(
         checkpoint_every: steps from checkpoint to checkpoint; the last step is always saved.
         describe: says what stands in a batch that broke training.
         paired: a batch is the first rows of all pairs, then the second ones; pairs stay together.
-        unit: what `plan.tokens_after` counts.
         options: of the trainer's constructor.
 
     Raises:
@@ -209,9 +208,9 @@ def train(
     with quiet_libraries():
         trainer = adapt(trainer_class)(stage=run, plan=plan, describe=describe, paired=paired, **options)
         with run.progress(
-            "training", plan.tokens_after(plan.num_steps), unit, plan.tokens_after(done)
+            "training", plan.counted_after(plan.num_steps), plan.unit, plan.counted_after(done)
         ) as bar:
-            trainer.add_callback(_watcher(run, plan, bar, checkpoint_every, unit))
+            trainer.add_callback(_watcher(run, plan, bar, checkpoint_every))
             trainer.train(resume_from_checkpoint=str(_trainer_folder(newest.path)) if newest else None)
     run.check_stop()
     return trainer
@@ -359,7 +358,7 @@ def _trainer_folder(checkpoint: Path) -> Path:
     return folder
 
 
-def _watcher(run: StageRun, plan: Batches, bar: Any, checkpoint_every: int, unit: str) -> TrainerCallback:
+def _watcher(run: StageRun, plan: Batches, bar: Any, checkpoint_every: int) -> TrainerCallback:
     """Write metrics, move the bar, watch the loss, and ask for a checkpoint or a stop after a step."""
     losses = [line["loss"] for line in read_metrics(run.dir / "metrics.jsonl") if "loss" in line]
 
@@ -382,13 +381,13 @@ def _watcher(run: StageRun, plan: Batches, bar: Any, checkpoint_every: int, unit
             if "loss" not in logs:
                 return  # the summary at the end
             step, seconds = state.global_step, time.perf_counter() - self.started
-            num = plan.tokens_after(step) - plan.tokens_after(step - 1)
+            num = plan.counted_after(step) - plan.counted_after(step - 1)
             values = {RENAMED.get(name, name): value for name, value in logs.items() if _wanted(name)}
-            values[unit] = plan.tokens_after(step)
-            run.log(step, **values, **{f"{unit}_per_second": num / seconds})
+            values[plan.unit] = plan.counted_after(step)
+            run.log(step, **values, **{f"{plan.unit}_per_second": num / seconds})
             bar.advance(num, loss=logs["loss"])
             losses.append(logs["loss"])
-            if unit == "tokens" and diverged(losses):  # the loss of what is sampled says nothing
+            if plan.unit == "tokens" and diverged(losses):  # the loss of what is sampled says nothing
                 raise TrainingFault(
                     f"{run.name}: the loss of the last {PATIENCE} steps (now {losses[-1]:.3g}) stayed above "
                     f"{DIVERGED:g} times that of the first ones. Lower learning_rate (now "

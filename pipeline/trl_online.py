@@ -16,7 +16,7 @@ from data.chat import decode
 from data.sampler import indices
 from pipeline import rollout, trl_adapter
 from pipeline.episodes import Prompts, Rewards, load_rewards, read_prompts
-from pipeline.language_model import LanguageModel
+from pipeline.language_model import LanguageModel, publish_model
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 class Generations(trl_adapter.Batches):
     """Batches of prompts, each repeated for its group and taken `reuse` times; counts episodes."""
 
+    unit: str = "episodes"
     batch_size: int = 0
 
-    def tokens_after(self, step: int) -> int:
+    def counted_after(self, step: int) -> int:
         """Completions sampled up to and with this step."""
         return -(-step // self.reuse) * self.batch_size
 
@@ -78,7 +79,6 @@ def train(config: Any, run: StageRun, trainer_class: type, settings_class: type,
         run,
         batches,
         checkpoint_every=config.checkpoint_every,
-        unit="episodes",
         model=policy.model,
         reward_funcs=[_placeholder],
         args=settings_class(**arguments),
@@ -87,16 +87,16 @@ def train(config: Any, run: StageRun, trainer_class: type, settings_class: type,
         processing_class=policy.tokenizer,
         optimizers=trl_adapter.optimizer_and_schedule(config, run, policy.model, batches.num_steps),
     )
-    trainer.model.config.use_cache = True  # the trainer turns it off
-    with run.publish("model") as folder, trl_adapter.quiet_libraries():
-        trainer.model.save_pretrained(folder)
-        policy.tokenizer.save_pretrained(folder)
+    publish_model(run, trainer.model, policy.tokenizer)
 
 
 def sampling(
     trainer_class: type, run: StageRun, prompts: Prompts, rewards: Rewards, policy: LanguageModel
 ) -> type:
     """Make a trainer class that reads token rows, samples by our rollout and scores by `rewards`."""
+    from trl import GRPOTrainer
+
+    with_logprobs = issubclass(trainer_class, GRPOTrainer)  # it has a place for those of another engine
 
     class Sampling(trainer_class):
         def _tokenize_prompts(self, places: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
@@ -114,7 +114,7 @@ def sampling(
                 temperature=self.temperature,
             )
             completions = drawn.completions()
-            return (completions, None) if "num_generations" in kwargs or len(args) > 2 else completions
+            return (completions, None) if with_logprobs else completions
 
         def _calculate_rewards(
             self, inputs: Any, places: list[str], completions: Any, completion_ids: Sequence[Sequence[int]]

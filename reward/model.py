@@ -157,21 +157,33 @@ def _load_adapter(folder: Path, size: dict[str, Any], trunk: Trunk | None) -> Tr
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
-    start = AutoModelForCausalLM.from_pretrained(
-        folder / "reference", use_safetensors=True, dtype=torch.float32
-    )
     if trunk is None:
-        trunk = Trunk(start)
-    else:
-        ours, theirs = trunk.plain_state(), start.state_dict()
-        if ours.keys() != theirs.keys() or not all(torch.equal(x.cpu(), theirs[k]) for k, x in ours.items()):
-            raise InputError(
-                f"{folder}: the reward's adapter belongs to other weights than the policy's; train the reward "
-                "model from the policy that is to be aligned"
+        trunk = Trunk(
+            AutoModelForCausalLM.from_pretrained(
+                folder / "reference", use_safetensors=True, dtype=torch.float32
             )
+        )
+    elif not _same_weights(trunk.plain_state(), folder / "reference"):
+        raise InputError(
+            f"{folder}: the reward's adapter belongs to other weights than the policy's; train the reward model "
+            "from the policy that is to be aligned"
+        )
     trunk.add(REWARD, rank=size["rank"], alpha=size["alpha"], seed=0)
     trunk.load(REWARD, load_file(folder / "adapter.safetensors"))
     return trunk
+
+
+def _same_weights(weights: Mapping[str, Tensor], folder: Path) -> bool:
+    """Compare with a saved model, one tensor in memory at a time; tied weights are saved once."""
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as saved:
+            for name in saved.keys():  # noqa: SIM118, it is no dict
+                ours = weights.get(name)
+                if ours is None or not torch.equal(ours.cpu(), saved.get_tensor(name).to(ours.dtype)):
+                    return False
+    return True
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ class Trunk:
             if isinstance(module, nn.Linear | Conv1D)
         ]
         self.roles: list[str] = []
+        self.learning: list[nn.Parameter] = []
         self.sizes: dict[str, dict[str, float]] = {}
 
     def add(self, role: str, *, rank: int, alpha: float, seed: int) -> None:
@@ -46,6 +47,7 @@ class Trunk:
         self.roles.append(role)
         self.sizes[role] = {"rank": rank, "alpha": alpha}
         self._layers = {name: self.model.base_model.get_submodule(name) for name in self.places}
+        self._adapters = [x for known in self.roles for x in self.parameters(known).values()]
         self.rest()
 
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
@@ -85,11 +87,10 @@ class Trunk:
             layer.enable_adapters(role is not None)
             if role is not None:
                 layer.set_adapter(role)
-        # peft freezes what is not active; gradients of an earlier pass still have to reach it.
-        for role_ in self.roles:
-            for parameter in self.parameters(role_).values():
-                parameter.requires_grad_(False)
-        for parameter in getattr(self, "learning", ()):
+        # peft lets what is active learn and freezes the rest; here the roles that learn always do, and no other.
+        for parameter in self._adapters:
+            parameter.requires_grad_(False)
+        for parameter in self.learning:
             parameter.requires_grad_(True)
 
     def plain_state(self) -> dict[str, Tensor]:

@@ -11,13 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.overoptimisation import Fit
 from pipeline.ppo_audit import DETAILS, Detail
 from pipeline.records import Comparison, to_json
 from pipeline.report import prototype, verdicts
 from pipeline.report.causes import cause
 from pipeline.report.collapse import RULE, collapses
-from pipeline.report.plots import fit_of, pictures
+from pipeline.report.plots import pictures
 from pipeline.report.read import RunData, read_chains
 
 HTML, JSON = "report.html", "report.json"
@@ -186,7 +185,7 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "orientation": prototype.orientation(chain),
         "table": stage_table(chain),
         "pictures": pictures(chain, prefix),
-        "fits": _fits(chain),
+        "fits": chain.fits,
         "audit": _audit(chain),
         "wins": [f for f in chain.evaluation.figures if f.name.startswith("win_rate/")],
         "reward": [f for f in chain.evaluation.figures if f.stage == "reward"],
@@ -253,16 +252,6 @@ def _audit(chain: RunData) -> list[tuple[str, list[tuple[Detail, str]]]]:
         (stage.name, [(detail, detail.value(configs | {"ppo": stage.config})) for detail in DETAILS])
         for stage in chain.stage_of("ppo")
     ]
-
-
-def _fits(chain: RunData) -> list[tuple[str, str, Fit]]:
-    """(stage, reward, Gao's form) of every stage that learned from a reward."""
-    fitted = [
-        (stage.name, words, fit_of(stage, name, chain.seed))
-        for stage in chain.stage_of("ppo", "rloo", "grpo")
-        for name, words in (("score", "optimised"), ("gold", "gold"))
-    ]
-    return [(stage, words, fit) for stage, words, fit in fitted if fit]
 
 
 def _plain_notes(notes: dict[str, Any]) -> list[tuple[str, str]]:

@@ -20,13 +20,12 @@ import numpy as np
 from pipeline.evals.reward_accuracy import MIN_PAIRS, REWARD
 from pipeline.measured import interval_of, of_records
 from pipeline.records import Figure, Record
-from pipeline.report.read import RunData, StageData
+from pipeline.report.read import LEARNS_FROM_REWARD, RunData, StageData
 from pipeline.report.verdicts import Bar, main_stage
 from pipeline.statistics import Interval
 
 REWARD_MODEL, PRETRAINING, TIES, TEST_SIZE = "reward model", "pretraining", "ties", "size of the test"
 NOT_KNOWN = "not known"
-LEARNS_FROM_REWARD = ("ppo", "rloo", "grpo")
 SHORTEST_TREND = 16  # steps; a quarter of fewer says nothing
 SURE = 2.0  # standard errors between two quarters that are told apart
 NUM_WORST = 3

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.overoptimisation import Fit, best_of_n_kl, fit, windows
-from pipeline.report.read import RunData, StageData
+from pipeline.overoptimisation import best_of_n_kl
+from pipeline.report.read import LEARNS_FROM_REWARD, RunData, StageData, kl_curve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,7 +147,7 @@ def bias_bars(run: RunData) -> Canvas | None:
 
 def reward_kl(run: RunData) -> Canvas | None:
     """The reward that was optimised and gold against sqrt(KL), with Gao's form fitted, a panel a stage."""
-    stages = [s for s in run.stage_of("ppo", "rloo", "grpo") if len(kl_curve(s, "score")) > 1]
+    stages = [s for s in run.stage_of(*LEARNS_FROM_REWARD) if len(kl_curve(s, "score")) > 1]
     if not stages:
         return None
     columns = min(len(stages), 3)
@@ -159,7 +159,7 @@ def reward_kl(run: RunData) -> Canvas | None:
             if len(points) < 2:
                 continue
             axis.scatter(points[:, 0], points[:, 1], s=7, color=colour, alpha=0.45, lw=0, label=label)
-            fitted = fit_of(stage, name, run.seed)
+            fitted = run.fits.get((stage.name, name))
             if fitted:
                 d = np.linspace(max(points[:, 0].min(), 1e-3), points[:, 0].max(), 60)
                 axis.plot(d, fitted.at(d), color=colour, lw=1.8, label=f"{label}, fitted")
@@ -217,13 +217,6 @@ def best_of_n_points(run: RunData, name: str) -> list[tuple[float, float]]:
     return [(best_of_n_kl(n), value) for n, value in sorted(sizes)]
 
 
-def fit_of(stage: StageData, name: str, seed: int) -> Fit | None:
-    """Gao's form for reinforcement learning, fitted to means over neighbouring batches of a stage."""
-    points = kl_curve(stage, name)
-    size = max(1, len(points) // 40)
-    return fit(windows(points[:, 0], size), windows(points[:, 1], size), "rl", seed=seed)
-
-
 def loss_curves(run: RunData) -> Canvas | None:
     """Losses of the supervised stages over their steps."""
     stages = [s for s in run.stage_of("pretrain", "sft", "reward", "dpo") if _losses(s)]
@@ -246,12 +239,6 @@ def _losses(stage: StageData) -> dict[str, list[tuple[float, float]]]:
         for name in LOSS_NAMES
     }
     return {name: points for name, points in curves.items() if len(points) > 1}
-
-
-def kl_curve(stage: StageData, name: str) -> np.ndarray:
-    """Points (sqrt(KL), value) by step; a negative estimate of KL counts as 0."""
-    rows = [row for row in stage.metrics if row.get(name) is not None and row.get("kl") is not None]
-    return np.array([(max(row["kl"], 0.0) ** 0.5, row[name]) for row in rows]).reshape(-1, 2)
 
 
 def _colours(stages: Sequence[str]) -> dict[str, str]:

@@ -7,8 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data.errors import InputError
 from pipeline.metrics import read_metrics
+from pipeline.overoptimisation import Fit, fit, windows
 from pipeline.records import Comparison, Figure, Record, from_json, read_records
 from pipeline.run_directory import (
     NOTES_JSON,
@@ -21,6 +24,7 @@ from pipeline.run_directory import (
 )
 
 RECIPE = "recipe.yaml"
+LEARNS_FROM_REWARD = ("ppo", "rloo", "grpo")  # kinds of stage
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,30 @@ class RunData:
         return self._by_name.get((name, stage))
 
     @cached_property
+    def fits(self) -> dict[tuple[str, str], Fit]:
+        """Gao's form for reinforcement learning, by stage and metric ("score", "gold"), where it could be fitted.
+
+        Fitted to means over neighbouring batches, at most 40 of them or so.
+        """
+        found = {}
+        for stage in self.stage_of(*LEARNS_FROM_REWARD):
+            for name in ("score", "gold"):
+                points = kl_curve(stage, name)
+                size = max(1, len(points) // 40)
+                fitted = fit(windows(points[:, 0], size), windows(points[:, 1], size), "rl", seed=self.seed)
+                if fitted:
+                    found[stage.name, name] = fitted
+        return found
+
+    @cached_property
     def _by_name(self) -> dict[tuple[str, str], Figure]:
         return {(figure.name, figure.stage): figure for figure in self.evaluation.figures}
+
+
+def kl_curve(stage: StageData, name: str) -> np.ndarray:
+    """Points (sqrt(KL), value) of a metric by step; a negative estimate of KL counts as 0."""
+    rows = [row for row in stage.metrics if row.get(name) is not None and row.get("kl") is not None]
+    return np.array([(max(row["kl"], 0.0) ** 0.5, row[name]) for row in rows]).reshape(-1, 2)
 
 
 def read_chains(run_dir: Path) -> list[RunData]:

@@ -6,19 +6,19 @@ times beta, is a reward of its own, and Bradley-Terry is its loss. A control for
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from data.settings import Settings
 from pipeline import setting_types as types
 from pipeline.recipe import Cost, CostContext, Input
+from pipeline.shared_costs import of_pairs
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
 
 INPUTS = {"preferences": Input("preferences"), "policy": Input("sft")}
-TOKENS_PER_ROW = 35  # of the closed world's prompts with their completions, for the plan
 
 
 class Config(Settings):
@@ -48,29 +48,14 @@ class Config(Settings):
 
 
 def cost(config: Config, context: CostContext) -> Cost:
-    """Tokens of the closed world's pairs; of other pairs they are not known before."""
-    preferences: Any = context.configs.get("preferences")
-    policy: Any = context.costs.get("policy")
-    asked: Any = context.costs.get("preferences")
-    known = preferences is not None and asked is not None
-    pairs = round(asked.steps * preferences.pairs_per_prompt * (1 - preferences.test_share)) if known else 0
-    tokens = 2 * TOKENS_PER_ROW * config.epochs * pairs
-    parameters = policy.parameters if policy is not None else 0
-    return Cost(
-        steps=config.epochs * pairs // config.batch_size,
-        tokens=tokens,
-        parameters=parameters,
-        memory_bytes=20 * parameters,  # weights, gradients, two moments, and the reference
-        disk_bytes=4 * parameters * (1 + 2 * 3),
-        flops=(6.0 + 2.0) * parameters * tokens,
-        note="" if pairs else "the number of pairs is known when the preferences are there",
-    )
+    """Cost of the pairs; what is kept is the model."""
+    return of_pairs(config, context, num_models=1)
 
 
 def run(config: Config, run: StageRun) -> None:
     """Train the policy on the pairs; the result is `model/`, a chat model."""
     from pipeline import dpo
-    from pipeline.language_model import LanguageModel
+    from pipeline.language_model import LanguageModel, publish_model
     from pipeline.pairs import plan, read_pairs
 
     # 1. The policy and its frozen start, the pairs as tokens.
@@ -84,5 +69,5 @@ def run(config: Config, run: StageRun) -> None:
     trained = dpo.train(config, run, batches, policy, reference, pairs)
 
     # 3. The chat model, and how it orders the held-out pairs by its own log-ratio.
-    dpo.publish(run, trained, policy.tokenizer)
+    publish_model(run, trained, policy.tokenizer)
     dpo.measure(config, run, trained, reference, pairs)

@@ -9,16 +9,20 @@ token and the score on the last one. Gold, where it is known, is measured, and n
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from data.settings import Settings
 from pipeline import setting_types as types
 from pipeline.recipe import Cost, CostContext, Input
+from pipeline.shared_costs import of_episodes
 from reward.functions import learned_alone, own_files
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.ppo_audit import Detail
     from pipeline.run import StageRun
 
 INPUTS = {
@@ -26,8 +30,8 @@ INPUTS = {
     "policy": Input("sft"),
     "reward": Input("reward", many=True, optional=True),
 }
-ADAPTER_SHARE = 0.05  # about what an adapter of rank 16 adds to the parameters, for the plan
-TOKENS_PER_EPISODE = 35  # of the closed world's prompts with their completions, for the plan
+# An adapter of rank 16 adds .08 of the parameters to quickstart's model and .02 to GPT-2's; for the plan.
+ADAPTER_SHARE = 0.05
 
 
 class Config(Settings):
@@ -136,18 +140,19 @@ def files(config: Config, data_root: Path | None) -> list[Path]:
     return own_files(config.rewards)
 
 
+def details() -> Sequence[Detail]:
+    """The details that decide whether it works, for `fledge explain ppo`."""
+    from pipeline.ppo_audit import DETAILS
+
+    return DETAILS
+
+
 def cost(config: Config, context: CostContext) -> Cost:
     """One step is one batch of episodes; at most, as passes may end early (`stop_approx_kl`)."""
-    policy: Any = context.costs.get("policy")
-    rewards: Any = context.costs.get("reward") if "learned" in config.rewards else None
-    known = hasattr(context.configs.get("corpus"), "rl_items")
-    length = TOKENS_PER_EPISODE if known else config.max_new_tokens
-    parameters = policy.parameters if policy is not None else 0
+    parameters, judging, length, note = of_episodes(config, context)
     trained = round(
         parameters * {"separate": 2.0, "head": 1.0, "adapters": 2 * ADAPTER_SHARE}[config.value_model]
     )
-    # Every reward model has its reference.
-    judging = sum(2 * reward.parameters for reward in rewards or () if reward is not None)
     tokens = config.num_steps * config.batch_size * length
     sampled = tokens + config.gate_prompts * config.gate_samples * length
     num_updates = config.num_steps * config.num_epochs * config.num_minibatches
@@ -165,7 +170,7 @@ def cost(config: Config, context: CostContext) -> Cost:
         flops=float(sampled) * (3 * 2 * parameters + 2 * judging)
         + float(tokens) * (2 * (trained + parameters) + config.num_epochs * 6 * trained)
         + float(mixed) * 6 * parameters,
-        note="" if known else "counts completions of max_new_tokens without their prompts",
+        note=note,
     )
 
 

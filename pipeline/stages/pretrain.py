@@ -199,6 +199,7 @@ def run(config: Config, run: StageRun) -> None:
     """Pretrain; the result is `model/`, a base model that continues text."""
     from pipeline import pretraining
     from pipeline.fit import fit
+    from pipeline.language_model import publish_model
     from pipeline.next_token import NextToken
     from pipeline.optimizers import make_optimizer, rate
 
@@ -245,7 +246,7 @@ def run(config: Config, run: StageRun) -> None:
     )
 
     # 3. The base model.
-    pretraining.publish(run, model, tokenizer)
+    publish_model(run, model, tokenizer)
 
     # 4. Held-out loss beside its floors, and what the model writes.
     if config.held_out_tokens:

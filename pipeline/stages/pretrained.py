@@ -48,7 +48,7 @@ def cost(config: Config, context: CostContext) -> Cost:
 def run(config: Config, run: StageRun) -> None:
     """Copy the model, with a chat template and a pad token, to `model/`."""
     from pipeline import pretrained
-    from pipeline.language_model import LanguageModel
+    from pipeline.language_model import LanguageModel, publish_model
 
     # 1. The model as it is.
     found = LanguageModel.load(config.source)
@@ -64,6 +64,4 @@ def run(config: Config, run: StageRun) -> None:
     )
 
     # 3. The same model with it.
-    with run.publish("model") as folder:
-        found.model.save_pretrained(folder)
-        found.tokenizer.save_pretrained(folder)
+    publish_model(run, found.model, found.tokenizer)

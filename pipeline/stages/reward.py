@@ -8,19 +8,19 @@ average with variance 1, is stored with it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from data.settings import Settings
 from pipeline import setting_types as types
 from pipeline.recipe import Cost, CostContext, Input
+from pipeline.shared_costs import of_pairs
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
 
 INPUTS = {"preferences": Input("preferences"), "policy": Input("sft")}
-TOKENS_PER_ROW = 35  # of the closed world's prompts with their completions, for the plan
 
 
 class Config(Settings):
@@ -63,24 +63,8 @@ class Config(Settings):
 
 
 def cost(config: Config, context: CostContext) -> Cost:
-    """Tokens of the closed world's pairs; of other pairs they are not known before."""
-    preferences: Any = context.configs.get("preferences")
-    policy: Any = context.costs.get("policy")
-    asked: Any = context.costs.get("preferences")
-    known = preferences is not None and asked is not None
-    pairs = round(asked.steps * preferences.pairs_per_prompt * (1 - preferences.test_share)) if known else 0
-    trained = config.epochs * pairs + min(config.control_pairs, pairs)
-    tokens = 2 * TOKENS_PER_ROW * trained
-    parameters = policy.parameters if policy is not None else 0
-    return Cost(
-        steps=config.epochs * pairs // config.batch_size,
-        tokens=tokens,
-        parameters=parameters,
-        memory_bytes=20 * parameters,  # weights, gradients, two moments, and the reference
-        disk_bytes=4 * parameters * (2 + 2 * 3),
-        flops=(6.0 + 2.0) * parameters * tokens,
-        note="" if pairs else "the number of pairs is known when the preferences are there",
-    )
+    """Cost of the pairs and of the control; what is kept are the model and its reference."""
+    return of_pairs(config, context, num_models=2, num_control=config.control_pairs)
 
 
 def run(config: Config, run: StageRun) -> None:

@@ -95,7 +95,7 @@ def run(config: Config, run: StageRun) -> None:
     model, tokenizer = sft.load(config, run)
     rows = sft.encode(config, run, model, tokenizer)
     plan = sft.plan(config, run, rows)
-    run.note(num_steps=plan.num_steps, tokens_per_step=plan.tokens_after(plan.num_steps) / plan.num_steps)
+    run.note(num_steps=plan.num_steps, tokens_per_step=plan.counted_after(plan.num_steps) / plan.num_steps)
 
     # 2. Training from the newest checkpoint, on the assistant's tokens.
     if run.checkpoints.latest() is None:

@@ -51,81 +51,16 @@ def prompts(num: int) -> list[list[int]]:
 
 
 def ours(layout: str, steps: int) -> dict[str, float]:
-    """Episodes a second of our loop, with where its time goes; a reward model of equal size scores."""
-    import copy
-
-    import torch
-
-    from data.rows import Item
-    from pipeline import ppo, ppo_learner
-    from pipeline.actor_critic import ActorCritic
-    from pipeline.episodes import Rewards
-    from pipeline.precision import resolve_precision, tune_allocator
-    from pipeline.run import StageRun
-    from pipeline.stages.ppo import Config
-    from reward.model import RewardModel
-    from reward.role_adapters import POLICY, VALUE, Role, Trunk
+    """Episodes a second of our loop, with where its time goes."""
+    from pipeline import ppo
+    from pipeline.precision import tune_allocator
 
     tune_allocator()
-    config = Config(
-        rewards={"length": 1.0},
-        unended_score=None,
-        num_episodes=BATCH * (steps + 1),
-        batch_size=BATCH,
-        max_new_tokens=COMPLETION,
-        num_epochs=EPOCHS,
-        value_model=layout,
-        stop_approx_kl=1e9,
-        temperature=0.7,
-    )
-    model, start = policy(), policy().requires_grad_(False)
-    trunk, reference, critic = None, start, None
-    if layout == "separate":
-        critic = copy.deepcopy(policy().model)
-    if layout == "adapters":
-        trunk = Trunk(model)
-        for role in (POLICY, VALUE):
-            trunk.add(role, rank=config.lora_rank, alpha=config.lora_alpha, seed=0)
-        trunk.train(POLICY, VALUE)
-        reference, critic = Role(trunk, None), Role(trunk, VALUE)
-    judge = RewardModel(policy(1).model, features="none").eval()
-    length = PROMPT + COMPLETION
-    asked = prompts(BATCH)
-
-    def score(items, texts, ended):
-        # Token ids stand in for text: what is timed is the pass of the reward model.
-        rows = [
-            [*asked[int(item.id)], *map(int, text.split())][:length]
-            for item, text in zip(items, texts, strict=True)
-        ]
-        tokens = torch.tensor(rows)
-        mask = torch.ones_like(tokens, dtype=torch.bool)
-        with torch.inference_mode():
-            return judge.raw(tokens, mask, mask)
-
+    # Token ids stand in for text: what is timed of the reward is the pass of its model.
     ppo.decode = lambda tokenizer, ids: " ".join(map(str, ids))
-    critic_model = ActorCritic(model, critic)
+    spent: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        run = StageRun("ppo", Path(folder), precision=resolve_precision("auto")[0])
-        learner = ppo_learner.Learner(
-            config=config,
-            run=run,
-            tokenizer=None,
-            model=critic_model,
-            sampler=model,
-            reference=reference,
-            optimizer=ppo_learner.make_optimizer(config, critic_model),
-            rewards=Rewards({"model": 1.0}, {"model": score}, None, None),
-            items=[Item(str(n), ({"role": "user", "content": "?"},)) for n in range(BATCH)],
-            prompts=asked,
-            pretrain_rows=None,
-            pretrain_loss=None,
-            end_ids=[],
-            pad_id=0,
-            kl_coef=config.kl_coef,
-            trunk=trunk,
-        )
-        spent: dict[str, float] = {}
+        learner = make_learner(layout, steps, Path(folder))
         for step in range(steps + 1):
             begun = time.perf_counter()
             batch = ppo.experience(learner, step)
@@ -136,10 +71,75 @@ def ours(layout: str, steps: int) -> dict[str, float]:
             for name, value in measured.items():
                 if name.endswith("_seconds"):
                     spent[name] = spent.get(name, 0.0) + value
-    return {
-        "episodes_per_second": BATCH * steps / spent.pop("total"),
-        **{k: v / steps for k, v in spent.items()},
-    }
+    speed = BATCH * steps / spent.pop("total")
+    return {"episodes_per_second": speed, **{name: value / steps for name, value in spent.items()}}
+
+
+def make_learner(layout: str, steps: int, folder: Path):
+    """What PPO holds in one of its layouts, with a reward model of the policy's size."""
+    from data.rows import Item
+    from pipeline import ppo_learner
+    from pipeline.actor_critic import ActorCritic
+    from pipeline.episodes import Rewards
+    from pipeline.precision import resolve_precision
+    from pipeline.run import StageRun
+    from pipeline.stages.ppo import Config
+    from reward.role_adapters import POLICY, VALUE, Role, Trunk
+
+    config = Config(
+        unended_score=None,
+        num_episodes=BATCH * (steps + 1),
+        batch_size=BATCH,
+        max_new_tokens=COMPLETION,
+        num_epochs=EPOCHS,
+        value_model=layout,
+        stop_approx_kl=1e9,
+    )
+    model, reference = policy(), policy().requires_grad_(False)
+    trunk, critic = None, policy().model if layout == "separate" else None
+    if layout == "adapters":
+        trunk = Trunk(model)
+        for role in (POLICY, VALUE):
+            trunk.add(role, rank=config.lora_rank, alpha=config.lora_alpha, seed=0)
+        trunk.train(POLICY, VALUE)
+        reference, critic = Role(trunk, None), Role(trunk, VALUE)
+    both = ActorCritic(model, critic)
+    return ppo_learner.Learner(
+        config=config,
+        run=StageRun("ppo", folder, precision=resolve_precision("auto")[0]),
+        tokenizer=None,
+        model=both,
+        sampler=model,
+        reference=reference,
+        optimizer=ppo_learner.make_optimizer(config, both),
+        rewards=Rewards({"model": 1.0}, {"model": scorer()}, None, None),
+        items=[Item(str(n), ({"role": "user", "content": "?"},)) for n in range(BATCH)],
+        prompts=prompts(BATCH),
+        pretrain_rows=None,
+        pretrain_loss=None,
+        end_ids=[],
+        pad_id=0,
+        kl_coef=config.kl_coef,
+        trunk=trunk,
+    )
+
+
+def scorer():
+    """A reward model of the policy's size, as a reward of completions that are written as token ids."""
+    import torch
+
+    from reward.model import RewardModel
+
+    judge, asked = RewardModel(policy(1).model, features="none").eval(), prompts(BATCH)
+
+    def score(items, texts, ended):
+        pairs = zip(items, texts, strict=True)
+        tokens = torch.tensor([[*asked[int(item.id)], *map(int, text.split())] for item, text in pairs])
+        mask = torch.ones_like(tokens, dtype=torch.bool)
+        with torch.inference_mode():
+            return judge.raw(tokens, mask, mask)
+
+    return score
 
 
 def trl(precision: str, steps: int, wheel: str) -> dict[str, float]:
@@ -160,7 +160,7 @@ def trl(precision: str, steps: int, wheel: str) -> dict[str, float]:
     words = [" ".join(f"w{n}" for n in range(start, start + 40)) for start in range(0, 2000, 10)]
     tokenizer: PreTrainedTokenizerFast = wrap(train(words, vocab_size=400, min_frequency=1))
 
-    def scorer(seed: int):
+    def classifier(seed: int):
         config = policy().config
         config.num_labels = 1
         torch.manual_seed(seed)
@@ -199,8 +199,8 @@ def trl(precision: str, steps: int, wheel: str) -> dict[str, float]:
             processing_class=tokenizer,
             model=policy(),
             ref_model=policy(),
-            reward_model=scorer(1),
-            value_model=scorer(2),
+            reward_model=classifier(1),
+            value_model=classifier(2),
             train_dataset=Dataset.from_dict({"input_ids": prompts(BATCH * (steps + 2))}),
             callbacks=[Watch()],
         )

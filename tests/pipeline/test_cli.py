@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -187,3 +188,18 @@ def test_doctor_examines_the_machine(fledge):
     found = json.loads(out)
     assert found["precision"] in ("float32", "bfloat16")
     assert (code == 0) == (found["problems"] == [])
+
+
+def test_a_plan_counts_what_stages_of_another_run_give(artificial_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(artificial_run, tmp_path / "runs" / "done")
+    Path("more.yaml").write_text(
+        "name: more\nprecision: float32\nstages:\n"
+        "  ppo: {corpus: done/corpus, policy: done/sft, reward: done/reward, value_model: head}\n"
+    )
+    plan = make_plan(
+        load_recipe(Path("more.yaml")), runs_dir=Path("runs"), name=None, selection=Selection(), probe=False
+    )
+    (row,) = plan["stages"]
+    assert row["parameters"] > 1000  # those of the model that the other run pretrained
+    assert row["steps"] == 32

@@ -301,6 +301,11 @@ def test_the_policy_at_the_peak_of_gold_is_kept_and_survives_a_resume(make, monk
     assert peaks[3] is None  # not before five batches are seen
     assert peaks[-1] == {"step": 5, "gold": 0.4}
     assert kept == ["peak", "peak"]
+    low = make("low", keep_peak=True)
+    for step, gold in enumerate([0.0] * 5 + [-1.0] * 5):
+        ppo_learner.keep_peak(low, step, gold)
+    assert low.run.notes["peak"] == {"step": 4, "gold": 0.0}  # a peak of 0 is one
+    del kept[2:]
     ppo_learner.save(learner, 11)
     resumed = make(keep_peak=True)
     ppo_learner.resume(resumed)

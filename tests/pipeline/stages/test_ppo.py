@@ -4,11 +4,12 @@ import pytest
 
 from data.world import Settings
 from pipeline.recipe import Cost, CostContext
+from pipeline.shared_costs import TOKENS_PER_EPISODE
 from pipeline.stages import ppo as stage
 
 POLICY = Cost(parameters=1000)
 SMALL = {"num_episodes": 40, "batch_size": 20, "num_epochs": 3, "gate_prompts": 0}
-EPISODE = stage.TOKENS_PER_EPISODE
+EPISODE = TOKENS_PER_EPISODE
 
 
 def announced(costs=None, corpus=None, precision="float32", **settings):

@@ -1,9 +1,7 @@
 """The reward model learns a separable toy, stays at one half on shuffled labels, resumes to the same bytes."""
 
-import hashlib
 import json
 import random
-import signal
 
 import pytest
 import torch
@@ -74,11 +72,6 @@ def settings(**changes):
 LORA = {"trainable": "lora", "lora_rank": 4, "lora_alpha": 8.0, "learning_rate": 1e-2}
 
 
-def digests(folder):
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
 @pytest.mark.parametrize("changes", [{}, {"features": "none"}, LORA, LORA | {"features": "none"}])
 def test_a_separable_toy_is_learned(make_run, changes):
     run = make_run()
@@ -138,32 +131,14 @@ def test_completions_of_the_policy_score_zero_on_average_with_variance_one(make_
 
 
 @pytest.mark.parametrize("changes", [{}, LORA])
-def test_interrupted_and_resumed_equals_uninterrupted(make_run, changes):
+def test_interrupted_and_resumed_equals_uninterrupted(make_run, changes, stopping_run, digests):
     config = settings(**changes)
     whole = make_run("whole")
     stage.run(config, whole)
 
-    class Stop:
-        signum = None
-
-        def check(self):
-            if self.signum:
-                raise Interrupted(self.signum)
-
-    class Polled(StageRun):
-        polls = 0
-
-        def stop_requested(self):
-            self.polls += 1
-            if self.polls == 7:
-                self._stop.signum = signal.SIGINT
-            return self._stop.signum is not None
-
+    run = stopping_run(7, "reward", whole.run_dir.parent / "again", seed=5, inputs=whole.inputs)
     with pytest.raises(Interrupted):
-        stage.run(
-            config,
-            Polled("reward", whole.run_dir.parent / "again", seed=5, inputs=whole.inputs, stop=Stop()),
-        )
+        stage.run(config, run)
     resumed = make_run("again")
     assert resumed.checkpoints.latest().step == 7
     stage.run(config, resumed)
@@ -172,7 +147,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(make_run, changes):
     assert resumed.notes == whole.notes
 
 
-def test_the_model_folder_names_no_path_and_holds_no_pickle(make_run):
+def test_the_model_folder_names_no_path_and_holds_no_pickle(make_run, digests):
     run = make_run()
     stage.run(settings(epochs=1), run)
     names = set(digests(run.dir / "model"))

@@ -408,7 +408,7 @@ def test_batches_are_the_same_for_any_number_of_processes():
             for n in range(plan.num_steps)
         ]
         assert steps == [sorted(batch) for batch in epochs[0]][: len(steps)]
-        assert plan.tokens_after(1) == 40
+        assert plan.counted_after(1) == 40
         assert plan.num_steps == (3 if plan.per_step <= 3 else 2)
 
 
