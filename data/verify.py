@@ -7,7 +7,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 MARK = "####"  # before the final number, as GSM8K writes it (Cobbe et al. 2021, arXiv 2110.14168)
-_NUMBER = re.compile(r"-?\$?\s?-?\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(r"(?<!\d)-?\$?\s?-?\d[\d,]*(?:\.\d+)?")  # the 5 of "3-5" is not negative
 
 
 def final_number(text: str) -> Decimal | None:

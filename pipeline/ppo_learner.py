@@ -77,9 +77,8 @@ def make_learner(config: Config, run: StageRun) -> Learner:
     model = ActorCritic(policy.model, value_model).to(run.device)
     prompts = read_prompts(config, run, policy)
     sampler = policy.model
-    if (
-        run.precision == "bfloat16" and trunk is None
-    ):  # a copy; the weights of adapters are cast as they compute
+    # A rounded copy samples; with adapters autocast does, as their weights lie apart.
+    if run.precision == "bfloat16" and trunk is None:
         sampler = LanguageModel.load(run.inputs["policy"], dtype=torch.bfloat16, device=run.device).model
     return Learner(
         config=config,

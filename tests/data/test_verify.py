@@ -19,6 +19,8 @@ from data.verify import final_number, is_checkable, is_right
         ("The rest is -7", "-7"),
         ("a loss of -$1,200.50", "-1200.5"),
         ("first 3, then 5.", "5"),
+        ("It takes 3-5", "5"),
+        ("10 - 4 = 6", "6"),
         ("####", None),
         ("none at all", None),
         ("", None),
