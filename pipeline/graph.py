@@ -21,7 +21,7 @@ from data.settings import Settings
 from pipeline.config import REDACTED, redact, suggest, validate
 from pipeline.recipe import Input, Recipe, RecipeSettings, Reference, StageSpec
 from pipeline.run_directory import check_name, find_stage
-from pipeline.strict_yaml import Node, read, read_file
+from pipeline.strict_yaml import Node, read, read_file, resolve
 
 STAGES = "pipeline.stages"
 SETTABLE = ("seed", "seeds", "data_root", "budget", "gates", "precision")
@@ -118,6 +118,12 @@ def dump_yaml(value: Any) -> str:
         def ignore_aliases(self, data: Any) -> bool:
             return True
 
+        def represent_str(self, data: str) -> Any:
+            """Text that reads back as a number here, though not in YAML 1.1 (`0E0`), is quoted."""
+            style = None if resolve(data) == data else '"'
+            return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+    _Dumper.add_representer(str, _Dumper.represent_str)
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=100)
 
 

@@ -1,7 +1,7 @@
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
@@ -52,6 +52,7 @@ plain = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=20), plain, min_size=1, max_size=4))
+@example({"text": ["0E0", "1e5", "-.5E3", "1_000", "0x1f", "012", "12:30", "=", "no", "null", ""]})
 def test_what_is_dumped_reads_back(value):
     node, problems = load_yaml(dump_yaml(value))
     assert problems == []
