@@ -29,14 +29,13 @@ class Scored(NamedTuple):
 class Measured:
     """One figure over all stages, before its intervals.
 
-    `kind` is a rate of 0 and 1, a mean, a share that may hold halves (clipped to [0, 1]), or a ratio of the
-    sum of scores to the sum of weights. `better` is +1 where more is better, -1 where less is, 0 where
+    `kind` is a rate of 0 and 1 (1/2 for ties), a mean, or a ratio of the sum of scores to the sum of weights. `better` is +1 where more is better, -1 where less is, 0 where
     neither. `headline` figures form the family that is corrected for being several.
     """
 
     name: str
     unit: str
-    kind: Literal["rate", "mean", "share", "ratio"]
+    kind: Literal["rate", "mean", "ratio"]
     scores: Mapping[str, Sequence[Scored]]
     better: int = 0
     nulls: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -78,10 +77,7 @@ def interval_of(kind: str, rows: Sequence[Scored]) -> Interval:
         return statistics.rate(scores, clusters)
     if kind == "ratio":
         return statistics.ratio(scores, [row.weight for row in rows], clusters)
-    found = statistics.mean(scores, clusters)
-    if kind == "share":
-        return found._replace(low=max(found.low, 0.0), high=min(found.high, 1.0))
-    return found
+    return statistics.mean(scores, clusters)
 
 
 def figures_of(measured: Measured, *, seed: int, command: str) -> list[Figure]:

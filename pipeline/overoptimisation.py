@@ -27,7 +27,7 @@ class Fit:
     """A fitted form; each interval is (value, low, high) at 95 %.
 
     `peak_kl` is the KL at which the curve turns, in nats; None where it does not turn down within twice the
-    distance that was seen.
+    distance that was seen. A bound beyond that distance is infinite.
     """
 
     form: Form
@@ -118,10 +118,11 @@ def _peak(form: Form, a: float, b: float) -> float:
 
 
 def _peak_interval(peak: float, draws: Sequence[float], farthest: float) -> tuple[float, float, float] | None:
-    if not 0 < peak <= (2 * farthest) ** 2:
+    limit = (2 * farthest) ** 2
+    if not 0 < peak <= limit:
         return None
-    low, high = np.quantile(draws, (0.025, 0.975), method="inverted_cdf")  # peaks may be infinite
-    return peak, float(low), float(high)
+    low, high = np.quantile(draws, (0.025, 0.975), method="inverted_cdf")
+    return peak, float(low), float(high) if high <= limit else math.inf
 
 
 def _interval(value: float, draws: Sequence[float]) -> tuple[float, float, float]:

@@ -45,10 +45,10 @@ def report(
     lengths = torch.tensor([len(row.tokens) - row.start for row in rows]).view(-1, 2)
     clusters = [pair.cluster for pair in pairs]
     best, name = (labelled, "accuracy") if bool(true.isnan().all()) else (true, "accuracy_without_noise")
-    accuracy = statistics.mean(best.tolist(), clusters)
+    accuracy = statistics.rate(best.tolist(), clusters)
     run.note(
         **{name: _interval(accuracy)},
-        accuracy_on_labels=_interval(statistics.mean(labelled.tolist(), clusters)),
+        accuracy_on_labels=_interval(statistics.rate(labelled.tolist(), clusters)),
         accuracy_by_kind=by_kind(pairs, best),
         accuracy_by_score_gap=by_thirds(best, (chosen - rejected).abs()),
         accuracy_by_length=by_thirds(best, lengths.double().mean(dim=1)),
@@ -79,7 +79,7 @@ def by_kind(pairs: Sequence[PreferenceRow], hits: Float[Tensor, " pairs"]) -> di
         if pair.kind:
             places[pair.kind].append(place)
     return {
-        kind: _interval(statistics.mean(hits[rows].tolist(), [pairs[row].cluster for row in rows]))
+        kind: _interval(statistics.rate(hits[rows].tolist(), [pairs[row].cluster for row in rows]))
         for kind, rows in sorted(places.items())
         if len(rows) >= FEWEST
     }

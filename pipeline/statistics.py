@@ -8,6 +8,7 @@ and not counted in `num`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -91,22 +92,22 @@ def ratio(
 
 
 def rate(scores: Scores, clusters: Clusters = None, *, level: float = 0.95) -> Interval:
-    """Share of 1 among scores of 0 and 1, with a Wilson interval on n / design effect.
+    """Share of 1 among scores of 0, 1 and, for ties, 1/2, with a Wilson interval on n / design effect.
 
-    The design effect is (clustered SE / simple SE)^2, at least 1; where all scores are equal it cannot be
-    estimated and n is the number of clusters. Differs from Wilson: the quantile is Student's with C - 1
-    degrees of freedom, as the standard error is estimated from C clusters.
+    The design effect is (clustered SE / simple SE)^2, at least 1 unless there are ties, which vary less; where
+    all scores are equal it cannot be estimated and n is the number of clusters. Differs from Wilson: the
+    quantile is Student's with C - 1 degrees of freedom, as the standard error is estimated from C clusters.
     """
     s, codes, num_clusters = _prepare(scores, clusters)
     if not len(s):
         return NOTHING
-    assert np.isin(s, (0, 1)).all(), "a rate is of scores 0 and 1; use mean"
+    assert np.isin(s, (0, 0.5, 1)).all(), "a rate is of scores 0, 1/2 and 1; use mean"
     value, se = float(s.mean()), clustered_se(s - s.mean(), codes)
-    simple = np.sqrt(value * (1 - value) / len(s))
-    if num_clusters < 2 or simple == 0:
+    if num_clusters < 2 or s.min() == s.max():
         effective = float(num_clusters)
     else:
-        effective = max(min(len(s) / max(se / simple, 1e-9) ** 2, len(s)), 1.0)
+        most = math.inf if (s == 0.5).any() else len(s)
+        effective = max(min(value * (1 - value) / max(se, 1e-9) ** 2, most), 1.0)
     low, high = wilson(value, effective, quantile=t_quantile(level, num_clusters))
     return Interval(value, low, high, se, len(s), num_clusters)
 
@@ -221,9 +222,8 @@ def win_scores(ours: Scores, theirs: Scores) -> Float[np.ndarray, " items"]:
 
 
 def win_rate(ours: Scores, theirs: Scores, clusters: Clusters = None, *, level: float = 0.95) -> Interval:
-    """Share of items that ours wins, ties half, with a clustered t interval inside [0, 1]."""
-    found = mean(win_scores(ours, theirs), clusters, level=level)
-    return found._replace(low=max(found.low, 0.0), high=min(found.high, 1.0))
+    """Share of items that ours wins, ties half."""
+    return rate(win_scores(ours, theirs), clusters, level=level)
 
 
 def decided_win_rate(

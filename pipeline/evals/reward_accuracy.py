@@ -77,17 +77,17 @@ def figures(records: Records, context: Context) -> list[Measured]:
     labelled = of_records(rows, measure="label")
     main, by_what = (true_order, "true_order") if true_order else (labelled, "label")
     nulls = {REWARD: {"chance": 0.5, **_length_only(rows[REWARD]), **_shuffled(context.folder(REWARD))}}
-    found = [Measured("reward/accuracy", "share", "share", main, better=1, nulls=nulls)]
+    found = [Measured("reward/accuracy", "share", "rate", main, better=1, nulls=nulls)]
     if true_order:
         ceiling = of_records(rows, measure="label_by_gold")
-        found.append(Measured("reward/accuracy_on_labels", "share", "share", labelled, better=1, nulls=nulls))
-        found.append(Measured("reward/ceiling", "share", "share", ceiling, better=1))
+        found.append(Measured("reward/accuracy_on_labels", "share", "rate", labelled, better=1, nulls=nulls))
+        found.append(Measured("reward/ceiling", "share", "rate", ceiling, better=1))
     kinds = dict.fromkeys(row.group for row in rows[REWARD] if row.group and row.measure == by_what)
     for kind in kinds:
         scores = of_records(rows, measure=by_what, group=kind)
         if len(scores.get(REWARD, ())) >= MIN_PAIRS:
             found.append(
-                Measured(f"reward/accuracy/{kind}", "share", "share", scores, 1, {REWARD: {"chance": 0.5}})
+                Measured(f"reward/accuracy/{kind}", "share", "rate", scores, 1, {REWARD: {"chance": 0.5}})
             )
     return found
 

@@ -94,7 +94,7 @@ def figures(records: Records, context: Context) -> list[Measured]:
         Measured(
             f"reward/{measure}/{group}",
             "share",
-            "share",
+            "rate",
             of_records(rows, measure=measure, group=group),
             better=1,
             nulls=nulls,

@@ -35,7 +35,7 @@ def figures(records: Records, context: Context) -> list[Measured]:
             rows = _wins(scores[ours], scores[theirs])
             nulls = {ours: {"no_difference": 0.5}}
             name = f"win_rate/{ours}_over_{theirs}"
-            found.append(Measured(name, "share", "share", {ours: rows}, 1, nulls, compared=False))
+            found.append(Measured(name, "share", "rate", {ours: rows}, 1, nulls, compared=False))
             decided = [row for row in rows if row.score != 0.5]
             if decided:
                 found.append(

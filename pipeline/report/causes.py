@@ -103,7 +103,7 @@ def contrast(run: RunData, kind: str) -> Interval:
     """
     measure, _, group = kind.partition("/")
     rows = {REWARD: [row for row in run.evaluation.records if row.evaluation == "reward_contrasts"]}
-    return interval_of("share", of_records(rows, measure=measure, group=group).get(REWARD, []))
+    return interval_of("rate", of_records(rows, measure=measure, group=group).get(REWARD, []))
 
 
 def _pairs(run: RunData) -> list[Record]:

@@ -70,8 +70,16 @@ def test_clusters_widen_a_rate():
 
 
 def test_a_rate_of_other_scores_is_refused():
-    with pytest.raises(AssertionError, match="scores 0 and 1"):
-        st.rate([0.5, 1])
+    with pytest.raises(AssertionError, match="scores 0, 1/2 and 1"):
+        st.rate([0.3, 1])
+
+
+def test_ties_narrow_a_rate_as_they_vary_less():
+    won, tied = st.rate([0, 1] * 50), st.rate([0, 1, *[0.5] * 4] * 17)
+    assert won.value == tied.value == 0.5
+    assert tied.high - tied.low == pytest.approx((won.high - won.low) / 3**0.5, rel=0.02)
+    only = st.rate([0.5] * 40)
+    assert only.high - only.low > 0.2  # nothing varies, so the number of clusters alone tells
 
 
 def test_ratio_weighs_items_by_their_denominators():

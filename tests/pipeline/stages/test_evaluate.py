@@ -46,7 +46,8 @@ def clustered_error(residuals, clusters):
 def expected_rate(scores, clusters):
     p, n = math.fsum(scores) / len(scores), len(scores)
     error, num = clustered_error([s - p for s in scores], clusters)
-    effective = min(n, p * (1 - p) / error**2) if error and 0 < p < 1 else num
+    effective = p * (1 - p) / error**2 if len(set(scores)) > 1 and error else num
+    effective = effective if 0.5 in scores else min(n, effective)
     q = stats.t.ppf(0.975, num - 1)
     centre = (p + q * q / (2 * effective)) / (1 + q * q / effective)
     half = q / (1 + q * q / effective) * math.sqrt(p * (1 - p) / effective + q * q / (4 * effective**2))
@@ -96,9 +97,9 @@ def rows_of(figure, records):
         return win_rows(name, records)
     if name[0] == "reward":
         if "_over_" in name[1]:
-            return scores("share", pick("reward_contrasts", name[1], name[2]))
+            return scores("rate", pick("reward_contrasts", name[1], name[2]))
         measure = {"ceiling": "label_by_gold", "accuracy_on_labels": "label"}.get(name[1], "true_order")
-        return scores("share", pick("reward_accuracy", measure, "/".join(name[2:]) or None))
+        return scores("rate", pick("reward_accuracy", measure, "/".join(name[2:]) or None))
     simple = {
         "gold": ("gold", "gold", "mean"),
         "proxy": ("proxy", "score", "mean"),
@@ -124,7 +125,7 @@ def win_rows(name, records):
     ]
     if name[2:] == ["decided"]:
         points = [point for point in points if point[0] != 0.5]
-    return "rate" if name[2:] else "share", *map(list, zip(*points, strict=True))
+    return "rate", *map(list, zip(*points, strict=True))
 
 
 def test_every_figure_of_the_report_follows_from_the_records(report, records):
@@ -134,8 +135,6 @@ def test_every_figure_of_the_report_follows_from_the_records(report, records):
             continue
         kind, scores, clusters = rows_of(figure, records)
         expected = expected_rate(scores, clusters) if kind == "rate" else expected_mean(scores, clusters)
-        if kind == "share":
-            expected = (expected[0], max(expected[1], 0), min(expected[2], 1), *expected[3:])
         found = [figure[part] for part in ("value", "low", "high", "n", "clusters")]
         assert found == pytest.approx(list(expected), abs=1e-9), figure["name"]
         checked += 1
