@@ -29,8 +29,9 @@ class Scored(NamedTuple):
 class Measured:
     """One figure over all stages, before its intervals.
 
-    `kind` is a rate of 0 and 1 (1/2 for ties), a mean, or a ratio of the sum of scores to the sum of weights. `better` is +1 where more is better, -1 where less is, 0 where
-    neither. `headline` figures form the family that is corrected for being several.
+    `kind` is a rate of 0 and 1 (1/2 for ties), a mean, or a ratio of the sum of scores to the sum of weights.
+    `better` is +1 where more is better, -1 where less is, 0 where neither. `headline` figures form the family
+    that is corrected for being several.
     """
 
     name: str

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.rows import PreferenceRow, read_jsonl, require_rows
@@ -43,17 +45,21 @@ class Pairs:
 
 
 def read_pairs(config: Any, run: StageRun, policy: LanguageModel) -> Pairs:
-    """Read and encode both files of pairs; too long ones and ones that encode alike are dropped and counted.
+    """Read and encode the pairs of every round; what cannot be used is dropped and counted.
 
-    The longest row is `config.max_length` tokens, or what the context holds.
+    Dropped are pairs longer than `config.max_length` tokens or than the context, pairs that encode alike, and
+    training pairs of a cluster that another round holds out. Where there are several, ids begin with the round's
+    number, from 1.
     """
     longest = min(config.max_length or UNLIMITED, context_of(policy.model))
+    several = len(run.inputs["preferences"]) > 1
     kept: list[PreferenceRow] = []
     rows: list[Row] = []
     counts: list[int] = []
+    held_out = {pair.cluster for pair in _rounds(run.inputs["preferences"], "test")}
     for name in ("train", "test"):
-        found = read_jsonl(run.inputs["preferences"] / f"{name}.jsonl", PreferenceRow)
-        removed = {f"longer than {longest} tokens": 0, "equal": 0}
+        found = _rounds(run.inputs["preferences"], name)
+        removed = {f"longer than {longest} tokens": 0, "equal": 0, "of a cluster held out elsewhere": 0}
         prompts = [row.prompt for row in found]
         chosen = encode(policy.tokenizer, prompts, [row.chosen for row in found])
         rejected = encode(policy.tokenizer, prompts, [row.rejected for row in found])
@@ -63,6 +69,8 @@ def read_pairs(config: Any, run: StageRun, policy: LanguageModel) -> Pairs:
                 removed[f"longer than {longest} tokens"] += 1
             elif both[0] == both[1]:
                 removed["equal"] += 1
+            elif several and name == "train" and pair.cluster in held_out:
+                removed["of a cluster held out elsewhere"] += 1
             else:
                 kept.append(pair)
                 rows += both
@@ -70,6 +78,14 @@ def read_pairs(config: Any, run: StageRun, policy: LanguageModel) -> Pairs:
         run.note(**{f"pairs_{name}": len(kept) - before, f"dropped_{name}": sum(removed.values())})
         counts.append(len(kept) - before)
     return Pairs(kept, rows, counts[0])
+
+
+def _rounds(folders: Sequence[Path], name: str) -> list[PreferenceRow]:
+    """The pairs of one split from every stage that made some."""
+    rounds = [read_jsonl(folder / f"{name}.jsonl", PreferenceRow) for folder in folders]
+    if len(rounds) == 1:
+        return rounds[0]
+    return [replace(row, id=f"{number}/{row.id}") for number, rows in enumerate(rounds, 1) for row in rows]
 
 
 def plan(config: Any, run: StageRun, pairs: Pairs) -> trl_adapter.Batches:

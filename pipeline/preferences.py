@@ -133,9 +133,10 @@ def pairs(
 
 
 def held_out_clusters(config: Config, run: StageRun, rows: Sequence[PreferenceRow]) -> set[str]:
-    """A keyed choice of whole clusters, by hash: new rows never move old ones."""
+    """A keyed choice of whole clusters, by hash: new rows never move old ones, nor does another round."""
     clusters = {row.cluster for row in rows}
-    return {name for name in clusters if key(run.key("held_out"), name) < config.test_share * 2**63}
+    stream = key(run.seed, "preferences", "held_out")  # whatever the stage is called
+    return {name for name in clusters if key(stream, name) < config.test_share * 2**63}
 
 
 def publish(run: StageRun, train: list[PreferenceRow], test: list[PreferenceRow]) -> None:

@@ -25,10 +25,11 @@ def of_pairs(config: Any, context: CostContext, *, num_models: int, num_control:
     `num_models` of the policy's size are written at the end; a control sees `num_control` pairs at most.
     """
     policy: Any = context.costs.get("policy")
-    preferences: Any = context.configs.get("preferences")
-    asked: Any = context.costs.get("preferences")
-    known = preferences is not None and asked is not None
-    pairs = round(asked.steps * preferences.pairs_per_prompt * (1 - preferences.test_share)) if known else 0
+    configs: Any = context.configs.get("preferences") or ()
+    asked: Any = context.costs.get("preferences") or ()
+    rounds = list(zip(configs, asked, strict=True))
+    known = all(config is not None and cost is not None for config, cost in rounds)
+    pairs = sum(_pairs(config, cost.steps) for config, cost in rounds) if known else 0
     tokens = TOKENS_PER_PAIR * (config.epochs * pairs + min(num_control, pairs))
     parameters = policy.parameters if policy is not None else 0
     return Cost(
@@ -40,6 +41,11 @@ def of_pairs(config: Any, context: CostContext, *, num_models: int, num_control:
         flops=(6.0 + 2.0) * parameters * tokens,
         note="" if pairs else "the number of pairs is known when the preferences are there",
     )
+
+
+def _pairs(preferences: Any, num_prompts: int) -> int:
+    """Training pairs of one round."""
+    return round(num_prompts * preferences.pairs_per_prompt * (1 - preferences.test_share))
 
 
 def of_episodes(config: Any, context: CostContext) -> Episodes:

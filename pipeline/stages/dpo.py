@@ -18,7 +18,7 @@ from pipeline.shared_costs import of_pairs
 if TYPE_CHECKING:
     from pipeline.run import StageRun
 
-INPUTS = {"preferences": Input("preferences"), "policy": Input("sft")}
+INPUTS = {"preferences": Input("preferences", many=True), "policy": Input("sft")}
 
 
 class Config(Settings):

@@ -17,7 +17,7 @@ from pipeline.recipe import Cost, CostContext, Input
 if TYPE_CHECKING:
     from pipeline.run import StageRun
 
-INPUTS = {"preferences": Input("preferences"), "policy": Input("sft"), "tuned": Input("dpo")}
+INPUTS = {"preferences": Input("preferences", many=True), "policy": Input("sft"), "tuned": Input("dpo")}
 
 
 class Config(Settings):

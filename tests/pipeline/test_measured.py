@@ -85,5 +85,7 @@ def test_unscored_items_are_left_out_not_counted_wrong():
 
 
 def test_a_rate_with_ties_stays_inside_0_and_1():
-    (figure,) = figures_of(Measured("x", "share", "rate", {"a": scored([1.0, 1, 1, 0.5])}), seed=0, command="")
+    (figure,) = figures_of(
+        Measured("x", "share", "rate", {"a": scored([1.0, 1, 1, 0.5])}), seed=0, command=""
+    )
     assert figure.value < figure.high <= 1

@@ -47,7 +47,7 @@ def inputs(small_world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
     write_jsonl(folder / "train.jsonl", toy_pairs(96, 1))
     write_jsonl(folder / "test.jsonl", toy_pairs(40, 2))
-    return {"preferences": folder, "policy": small_world / "stages" / "sft"}
+    return {"preferences": [folder], "policy": small_world / "stages" / "sft"}
 
 
 def settings(**changes):

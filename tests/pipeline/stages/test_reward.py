@@ -47,7 +47,7 @@ def make_run(small_world, tmp_path):
             pairs.mkdir()
             write_jsonl(pairs / "train.jsonl", train or toy_pairs(160, 1))
             write_jsonl(pairs / "test.jsonl", test or toy_pairs(90, 2, start=1000))
-        inputs = {"preferences": pairs, "policy": small_world / "stages" / "sft"}
+        inputs = {"preferences": [pairs], "policy": small_world / "stages" / "sft"}
         return StageRun("reward", tmp_path / where, seed=5, inputs=inputs, **options)
 
     return make
@@ -219,6 +219,23 @@ def test_pairs_that_are_too_long_or_equal_are_dropped_and_counted(make_run):
     assert run.notes["dropped_train"] == 1
     with pytest.raises(InputError, match=r"no row is left \(longer than 3 tokens: 21"):
         read_pairs(settings(max_length=3), run, policy)
+
+
+def test_pairs_of_several_rounds_are_joined_and_what_one_holds_out_none_trains_on(make_run, tmp_path):
+    run = make_run(train=toy_pairs(20, 3), test=toy_pairs(8, 2, start=1000))
+    second = tmp_path / "refresh"
+    second.mkdir()
+    leaks = toy_pairs(5, 6, start=1000)  # of the first round's held-out clusters
+    write_jsonl(second / "train.jsonl", [*toy_pairs(12, 4, start=500), *leaks])
+    write_jsonl(second / "test.jsonl", toy_pairs(8, 5, start=2000))
+    run.inputs = {**run.inputs, "preferences": [*run.inputs["preferences"], second]}
+    pairs = read_pairs(settings(), run, reward_training.load_policy(run))
+    trained, held_out = pairs.pairs[: pairs.num_train], pairs.held_out
+    assert (len(trained), len(held_out)) == (32, 16)
+    assert not {pair.cluster for pair in trained} & {pair.cluster for pair in held_out}
+    ids = [pair.id for pair in pairs.pairs]
+    assert len(set(ids)) == len(ids)
+    assert {name.split("/")[0] for name in ids} == {"1", "2"}
 
 
 def test_figures_of_the_report_by_hand():
