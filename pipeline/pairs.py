@@ -56,9 +56,9 @@ def read_pairs(config: Any, run: StageRun, policy: LanguageModel) -> Pairs:
     kept: list[PreferenceRow] = []
     rows: list[Row] = []
     counts: list[int] = []
-    held_out = {pair.cluster for pair in _rounds(run.inputs["preferences"], "test")}
-    for name in ("train", "test"):
-        found = _rounds(run.inputs["preferences"], name)
+    splits = {name: _rounds(run.inputs["preferences"], name) for name in ("train", "test")}
+    held_out = {pair.cluster for pair in splits["test"]}
+    for name, found in splits.items():
         removed = {f"longer than {longest} tokens": 0, "equal": 0, "of a cluster held out elsewhere": 0}
         prompts = [row.prompt for row in found]
         chosen = encode(policy.tokenizer, prompts, [row.chosen for row in found])

@@ -8,7 +8,6 @@ and not counted in `num`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -94,9 +93,10 @@ def ratio(
 def rate(scores: Scores, clusters: Clusters = None, *, level: float = 0.95) -> Interval:
     """Share of 1 among scores of 0, 1 and, for ties, 1/2, with a Wilson interval on n / design effect.
 
-    The design effect is (clustered SE / simple SE)^2, at least 1 unless there are ties, which vary less; where
-    all scores are equal it cannot be estimated and n is the number of clusters. Differs from Wilson: the
-    quantile is Student's with C - 1 degrees of freedom, as the standard error is estimated from C clusters.
+    n / design effect is the number of untied items that would have the clustered SE, which counts as no less than
+    that of unclustered items; where all scores are equal it cannot be estimated and is the number of clusters.
+    Differs from Wilson: the quantile is Student's with C - 1 degrees of freedom, as the standard error is
+    estimated from C clusters.
     """
     s, codes, num_clusters = _prepare(scores, clusters)
     if not len(s):
@@ -106,8 +106,7 @@ def rate(scores: Scores, clusters: Clusters = None, *, level: float = 0.95) -> I
     if num_clusters < 2 or s.min() == s.max():
         effective = float(num_clusters)
     else:
-        most = math.inf if (s == 0.5).any() else len(s)
-        effective = max(min(value * (1 - value) / max(se, 1e-9) ** 2, most), 1.0)
+        effective = max(value * (1 - value) / max(se**2, s.var() / len(s)), 1.0)
     low, high = wilson(value, effective, quantile=t_quantile(level, num_clusters))
     return Interval(value, low, high, se, len(s), num_clusters)
 

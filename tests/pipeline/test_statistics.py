@@ -77,9 +77,17 @@ def test_a_rate_of_other_scores_is_refused():
 def test_ties_narrow_a_rate_as_they_vary_less():
     won, tied = st.rate([0, 1] * 50), st.rate([0, 1, *[0.5] * 4] * 17)
     assert won.value == tied.value == 0.5
+    # A third of the variance; Wilson's intervals grow a little slower than the square root of it.
     assert tied.high - tied.low == pytest.approx((won.high - won.low) / 3**0.5, rel=0.02)
     only = st.rate([0.5] * 40)
     assert only.high - only.low > 0.2  # nothing varies, so the number of clusters alone tells
+
+
+def test_clusters_that_balance_do_not_make_a_rate_certain():
+    # Every cluster holds one win, one loss and a tie, so the clustered error is 0.
+    balanced = st.rate([0, 1, 0.5] * 20, np.repeat(np.arange(20), 3))
+    assert balanced.se == 0
+    assert balanced[1:3] == pytest.approx(st.wilson(0.5, 90, quantile=st.t_quantile(0.95, 20)))
 
 
 def test_ratio_weighs_items_by_their_denominators():

@@ -46,8 +46,8 @@ def clustered_error(residuals, clusters):
 def expected_rate(scores, clusters):
     p, n = math.fsum(scores) / len(scores), len(scores)
     error, num = clustered_error([s - p for s in scores], clusters)
-    effective = p * (1 - p) / error**2 if len(set(scores)) > 1 and error else num
-    effective = effective if 0.5 in scores else min(n, effective)
+    unclustered = math.fsum((s - p) ** 2 for s in scores) / n**2
+    effective = p * (1 - p) / max(error**2, unclustered) if len(set(scores)) > 1 else num
     q = stats.t.ppf(0.975, num - 1)
     centre = (p + q * q / (2 * effective)) / (1 + q * q / effective)
     half = q / (1 + q * q / effective) * math.sqrt(p * (1 - p) / effective + q * q / (4 * effective**2))
