@@ -139,8 +139,8 @@ def orientation(run: RunData) -> list[Line]:
     kinds = {stage.name: stage.kind for stage in run.stages}
     lines: list[Line] = []
     shown: set[str] = set()
-    for place, model in enumerate(run.model_names):
-        kind = "base" if place == 0 else kinds.get(model, model)
+    for model in run.model_names:
+        kind = "base" if model == run.base else kinds.get(model, model)
         lines.append(Line(model, "", _ours(run, model), True))
         if kind not in shown:
             lines += [_theirs(reference) for reference in PROTOTYPE if reference.kind == kind]

@@ -82,6 +82,11 @@ class RunData:
         """The evaluated models in order."""
         return [model["name"] for model in self.evaluation.models]
 
+    @property
+    def base(self) -> str | None:
+        """The base model, which knows no chat format; None where it was not evaluated."""
+        return next((model["name"] for model in self.evaluation.models if model["plain"]), None)
+
     def stage_of(self, *kinds: str) -> list[StageData]:
         """The finished stages of some kinds."""
         return [stage for stage in self.stages if stage.kind in kinds]

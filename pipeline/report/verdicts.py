@@ -147,11 +147,10 @@ def _listed(rows: Sequence[Comparison]) -> str:
 
 
 def bars(run: RunData) -> list[Bar]:
-    """The targets of the default world beside what was reached; empty where the run has no closed world."""
-    main = main_stage(run)
-    if main is None or run.figure("facts/often/right", main) is None:
+    """The targets of the default world beside what was reached; empty without the world or its base model."""
+    main, base = main_stage(run), run.base
+    if main is None or base is None or run.figure("facts/often/right", main) is None:
         return []
-    base = run.model_names[0]
     parent = next((model["parent"] for model in run.evaluation.models if model["name"] == main), None)
     rows = [
         _least(run, "facts/often/right", base, 0.97),

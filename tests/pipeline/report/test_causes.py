@@ -33,9 +33,9 @@ REACHED = {
     ("reward/right_over_abstain/often", "reward"): 0.9,
 }
 MODELS = [
-    {"name": "base", "parent": None},
-    {"name": "sft", "parent": "base"},
-    {"name": "ppo", "parent": "sft"},
+    {"name": "base", "parent": None, "plain": True},
+    {"name": "sft", "parent": "base", "plain": False},
+    {"name": "ppo", "parent": "sft", "plain": False},
 ]
 
 
@@ -99,6 +99,10 @@ def steps(scores, **others):
 def test_what_is_reached_needs_no_cause():
     run = a_run()
     assert [cause(run, bar) for bar in verdicts.bars(run)] == [None] * len(verdicts.bars(run))
+
+
+def test_a_comparison_without_the_base_model_has_no_targets():
+    assert verdicts.bars(a_run(models=MODELS[1:])) == []
 
 
 HARM = "harmful requests refused"

@@ -6,7 +6,7 @@ from pipeline.records import Comparison, Figure
 from pipeline.report.collapse import collapses, reasons
 from pipeline.report.read import Evaluation, RunData, StageData
 
-MODELS = [{"name": "sft", "parent": None}, {"name": "ppo", "parent": "sft"}]
+MODELS = [{"name": "sft", "parent": None, "plain": False}, {"name": "ppo", "parent": "sft", "plain": False}]
 
 
 def figure(name, value):

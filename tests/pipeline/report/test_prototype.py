@@ -34,5 +34,5 @@ def test_the_prototype_is_quoted_as_it_was_measured():
 
 def test_a_run_without_a_closed_world_has_no_such_table():
     assert orientation(RunData("none", {}, {}, [], Evaluation())) == []
-    models = [{"name": "base", "parent": None}]
+    models = [{"name": "base", "parent": None, "plain": True}]
     assert orientation(RunData("books", {}, {}, [], Evaluation(models))) == []
