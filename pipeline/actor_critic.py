@@ -7,13 +7,14 @@ vocabulary. Everything is aligned with the token it belongs to: `logprobs[b, t]`
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from pipeline.fused import TokenLogprobs, linear_logprobs
 from pipeline.rl import entropy_of, logprobs_of
 
 
@@ -22,7 +23,7 @@ class Evaluated(NamedTuple):
 
     logprobs: Float[Tensor, "batch time"]
     values: Float[Tensor, "batch time"]
-    entropy: Float[Tensor, "batch time"]
+    entropy: Float[Tensor, "batch time"] | None
 
 
 class ActorCritic(nn.Module):
@@ -47,18 +48,20 @@ class ActorCritic(nn.Module):
         mask: Bool[Tensor, "batch time"],
         *,
         temperature: float,
+        entropy: bool = False,
     ) -> Evaluated:
-        """Log-probabilities and entropy at the sampling temperature, in nats, and values."""
+        """Log-probabilities, values and, where asked for, entropy; in nats at the sampling temperature."""
         hidden = before_counted(self.policy.base_model(input_ids=tokens, use_cache=False)[0], mask)
         critic = hidden
         if self.value_model is not None:
             critic = before_counted(self.value_model(input_ids=tokens, use_cache=False)[0], mask)
-        logits = self.policy.get_output_embeddings()(hidden)
-        logprobs = logprobs_of(logits, tokens[mask], temperature=temperature)
-        with torch.no_grad():
-            entropy = entropy_of(logits, temperature=temperature)
+        said = _said(self.policy, hidden, tokens[mask], temperature=temperature, entropy=entropy)
         values = self.value_head(critic).squeeze(-1).float()
-        return Evaluated(*(at_counted(x, mask) for x in (logprobs, values, entropy)))
+        return Evaluated(
+            at_counted(said.logprobs, mask),
+            at_counted(values, mask),
+            None if said.entropy is None else at_counted(said.entropy, mask),
+        )
 
 
 def token_logprobs(
@@ -70,8 +73,24 @@ def token_logprobs(
 ) -> Float[Tensor, "batch time"]:
     """Log-probabilities of the counted tokens under any causal language model, in nats."""
     hidden = before_counted(model.base_model(input_ids=tokens, use_cache=False)[0], mask)
-    logits = model.get_output_embeddings()(hidden)
-    return at_counted(logprobs_of(logits, tokens[mask], temperature=temperature), mask)
+    return at_counted(_said(model, hidden, tokens[mask], temperature=temperature).logprobs, mask)
+
+
+def _said(
+    model: Any,
+    hidden: Float[Tensor, "counted width"],
+    tokens: Int[Tensor, " counted"],
+    *,
+    temperature: float,
+    entropy: bool = False,
+) -> TokenLogprobs:
+    """What a model's output head says of tokens; a plain linear head without holding all logits."""
+    head = model.get_output_embeddings()
+    if type(head) is nn.Linear and head.bias is None:
+        return linear_logprobs(hidden, head.weight, tokens, temperature=temperature, entropy=entropy)
+    logits = head(hidden)
+    logprobs = logprobs_of(logits, tokens, temperature=temperature)
+    return TokenLogprobs(logprobs, entropy_of(logits.detach(), temperature=temperature) if entropy else None)
 
 
 def before_counted(

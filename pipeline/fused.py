@@ -1,12 +1,13 @@
-"""Two operations of language models in a form that touches memory less: the loss over a vocabulary, RMSNorm.
+"""Operations of language models in a form that touches memory less: what a vocabulary needs, and RMSNorm.
 
-Both are exact: results differ from the plain form in the order of sums only.
+They are exact: results differ from the plain form in the order of sums only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -38,9 +39,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_weight = torch.zeros_like(weight) if wanted and ctx.needs_input_grad[1] else None
         softmax_dtype = torch.promote_types(dtype, torch.float32)
         total = torch.zeros((), dtype=softmax_dtype, device=hidden.device)
-        size = max(1, CHUNK_NUMBERS // len(weight))
-        for first in range(0, len(rows), size):
-            chunk, index = rows[first : first + size], targets[first : first + size, None]
+        for part in _chunks(rows, matrix):
+            chunk, index = rows[part], targets[part, None]
             log_shares = torch.log_softmax(chunk @ matrix.T, dim=-1, dtype=softmax_dtype)
             total -= log_shares.gather(1, index).sum()
             if d_hidden is None and d_weight is None:
@@ -49,7 +49,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             d_logits.scatter_add_(1, index, torch.full_like(index, -1, dtype=d_logits.dtype))
             d_logits = d_logits.to(dtype)
             if d_hidden is not None:
-                torch.mm(d_logits, matrix, out=d_hidden[first : first + size])
+                torch.mm(d_logits, matrix, out=d_hidden[part])
             if d_weight is not None:
                 d_weight += d_logits.T @ chunk
         ctx.save_for_backward(d_hidden, d_weight)
@@ -62,6 +62,76 @@ class _LinearCrossEntropy(torch.autograd.Function):
         scale = gradients[0] / ctx.num_rows
         d_hidden = None if d_hidden is None else d_hidden.to(ctx.dtype) * scale
         return d_hidden, None if d_weight is None else d_weight * scale, None, None
+
+
+class TokenLogprobs(NamedTuple):
+    """Log-probability of each row's token, and the entropy of its distribution where asked for; in nats."""
+
+    logprobs: Float[Tensor, " rows"]
+    entropy: Float[Tensor, " rows"] | None
+
+
+def linear_logprobs(
+    hidden: Float[Tensor, "rows width"],
+    weight: Float[Tensor, "vocabulary width"],
+    tokens: Int[Tensor, " rows"],
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+) -> TokenLogprobs:
+    """Log-probabilities of tokens under `softmax(hidden @ weight.T / temperature)`, without holding all logits.
+
+    Rows are taken in chunks, whose logits are computed again for the gradient: one product more, in place of
+    `rows * vocabulary` numbers kept. The softmax is in float32, also under autocast. `entropy` has no gradient.
+    """
+    assert temperature > 0, f"temperature is {temperature}; it divides the logits"
+    found: tuple[Tensor, Tensor] = _LinearLogprobs.apply(hidden, weight, tokens, temperature, entropy)
+    return TokenLogprobs(found[0], found[1] if entropy else None)
+
+
+class _LinearLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, entropy: bool
+    ) -> tuple[Tensor, Tensor]:
+        dtype = _autocast_dtype(hidden) or weight.dtype
+        rows, matrix, index = (hidden / temperature).to(dtype), weight.to(dtype), tokens.long()[:, None]
+        softmax_dtype = torch.promote_types(dtype, torch.float32)
+        logprobs, entropies = (hidden.new_zeros(len(rows), dtype=softmax_dtype) for _ in range(2))
+        for part in _chunks(rows, matrix):
+            log_shares = torch.log_softmax(rows[part] @ matrix.T, dim=-1, dtype=softmax_dtype)
+            logprobs[part] = log_shares.gather(1, index[part]).squeeze(1)
+            if entropy:
+                entropies[part] = torch.special.entr(log_shares.exp_()).sum(dim=-1)
+        ctx.save_for_backward(rows, weight, index)
+        ctx.temperature, ctx.dtype = temperature, hidden.dtype
+        ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        rows, weight, index = ctx.saved_tensors
+        gradient, matrix = gradients[0][:, None], weight.to(rows.dtype)
+        d_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
+        d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        for part in _chunks(rows, matrix):
+            shares = torch.softmax(rows[part] @ matrix.T, dim=-1, dtype=gradient.dtype)
+            d_logits = (
+                shares.mul_(-gradient[part]).scatter_add_(1, index[part], gradient[part]).to(rows.dtype)
+            )
+            if d_rows is not None:
+                torch.mm(d_logits, matrix, out=d_rows[part])
+            if d_weight is not None:
+                d_weight += d_logits.T @ rows[part]
+        d_hidden = None if d_rows is None else d_rows.to(ctx.dtype) / ctx.temperature
+        return d_hidden, d_weight, None, None, None
+
+
+def _chunks(rows: Tensor, matrix: Tensor) -> Iterator[slice]:
+    """Slices of rows whose logits stay in a processor's cache."""
+    size = max(1, CHUNK_NUMBERS // len(matrix))
+    for first in range(0, len(rows), size):
+        yield slice(first, first + size)
 
 
 def rms_norm(

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,7 +21,7 @@ from data.collate import pad_right
 from data.randomness import torch_generator
 from data.sampler import indices
 from pipeline import rl, rollout
-from pipeline.actor_critic import Evaluated, token_logprobs
+from pipeline.actor_critic import token_logprobs
 from pipeline.checkpoint import save_state
 from pipeline.errors import TrainingFault
 from pipeline.optimizers import set_rate
@@ -66,9 +66,9 @@ def experience(learner: Learner, step: int) -> Experience:
 
     tokens, mask = join(prompts, drawn.completions(), learner.pad_id)
     first_pass = minibatches(learner, mask, step, epoch=0)
-    old, ref_logprobs = _old_and_reference(learner, tokens, mask, first_pass)
+    old = _before(learner, tokens, mask, first_pass)
     gap = _check_sampling(learner, old.logprobs[mask], drawn.logprobs[drawn.mask], step)
-    rewards = rl.token_rewards(old.logprobs, ref_logprobs, earned.scores, mask, kl_coef=learner.kl_coef)
+    rewards = rl.token_rewards(old.logprobs, old.reference, earned.scores, mask, kl_coef=learner.kl_coef)
     if config.whiten_rewards:
         rewards = rl.whiten(rewards, mask, shift_mean=False)
     advantages, returns = rl.gae(rewards, old.values, mask, gamma=config.gamma, lam=config.lam)
@@ -76,7 +76,7 @@ def experience(learner: Learner, step: int) -> Experience:
         advantages = rl.whiten(advantages, mask)
     measured = {
         **earned.means(),
-        "kl": ((old.logprobs - ref_logprobs) * mask).sum(dim=1).mean().item(),
+        "kl": ((old.logprobs - old.reference) * mask).sum(dim=1).mean().item(),
         "entropy": rl.masked_mean(old.entropy, mask).item(),
         "length": mask.sum(dim=1).float().mean().item(),
         "ends": drawn.ended.float().mean().item(),
@@ -246,22 +246,29 @@ def join(
     return tokens, (positions >= starts) & (positions < ends)
 
 
-def _old_and_reference(
-    learner: Learner, tokens: Tensor, mask: Tensor, first_pass: list[list[Tensor]]
-) -> tuple[Evaluated, Tensor]:
-    """Log-probabilities, values and entropy before the update, and the reference's log-probabilities."""
-    config = learner.config
-    arrays = [torch.zeros(mask.shape) for _ in range(4)]
+class Before(NamedTuple):
+    """What policy, critic and reference say of each counted token before the update; 0 elsewhere."""
+
+    logprobs: Float[Tensor, "batch time"]
+    values: Float[Tensor, "batch time"]
+    entropy: Float[Tensor, "batch time"]
+    reference: Float[Tensor, "batch time"]
+
+
+def _before(learner: Learner, tokens: Tensor, mask: Tensor, first_pass: list[list[Tensor]]) -> Before:
+    """One pass of policy, critic and reference without gradients, in the micro-batches of the first update."""
+    temperature = learner.config.temperature
+    before = Before(*(torch.zeros(mask.shape) for _ in Before._fields))
     learner.model.eval()
     for rows in (rows for chunks in first_pass for rows in chunks):
         width = int(_ends(mask[rows]).max())
+        inputs = tokens[rows, :width].to(learner.device), mask[rows, :width].to(learner.device)
         with torch.no_grad(), _autocast(learner):
-            inputs = tokens[rows, :width].to(learner.device), mask[rows, :width].to(learner.device)
-            now = learner.model(*inputs, temperature=config.temperature)
-            reference = token_logprobs(learner.reference, *inputs, temperature=config.temperature)
-        for array, part in zip(arrays, (*now, reference), strict=True):
+            now = learner.model(*inputs, temperature=temperature, entropy=True)
+            reference = token_logprobs(learner.reference, *inputs, temperature=temperature)
+        for array, part in zip(before, (*now, reference), strict=True):
             array[rows, :width] = part.float().cpu()
-    return Evaluated(*arrays[:3]), arrays[3]
+    return before
 
 
 def _sample(learner: Learner, prompts: Sequence[Sequence[int]], keys: Sequence[int]) -> rollout.Rollout:
