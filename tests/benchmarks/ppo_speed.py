@@ -2,17 +2,15 @@
 
     python tests/benchmarks/ppo_speed.py [--steps 3] [--rounds 3]
 
-Each contender runs in a process of its own, in turns, so that a slow moment of the machine falls on all; the
-ratio is of the medians. Ours prints where the time goes, and which share of the machine's fastest matrix products
-(512 rows and columns, in the precision that was chosen) it reaches. TRL's wheel is fetched with pip and unpacked
-into a temporary folder, never installed.
+The ratio is of the medians of contenders in turns. Ours prints where the time goes, and which share of the
+machine's fastest matrix products (512 rows and columns, in the precision that was chosen) it reaches. TRL's wheel
+is fetched with pip and unpacked into a temporary folder, never installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,7 +18,8 @@ import time
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+import turns
+
 TRL = "trl==1.12.0"
 BATCH, PROMPT, COMPLETION, EPOCHS, VOCABULARY = 64, 32, 64, 4, 2048
 CONTENDERS = ("ours separate", "ours head", "ours adapters", "trl float32", "trl bfloat16")
@@ -247,34 +246,10 @@ def main() -> None:
         found = ours(what, options.steps) if who == "ours" else trl(what, options.steps, options.wheel)
         print(json.dumps(found))
         return
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
     with tempfile.TemporaryDirectory() as folder:
-        wheel = unpack(Path(folder))
-        for _ in range(options.rounds):
-            for name in CONTENDERS:
-                command = [
-                    sys.executable,
-                    __file__,
-                    "--steps",
-                    str(options.steps),
-                    "--worker",
-                    name,
-                    "--wheel",
-                    str(wheel),
-                ]
-                done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-                if done.returncode:
-                    print(f"{name}: failed\n{done.stderr[-2000:]}")
-                    continue
-                results[name].append(json.loads(done.stdout.splitlines()[-1]))
-    medians = {
-        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        for name, runs in results.items()
-        if runs
-    }
-    best = max(
-        (medians[name]["episodes_per_second"] for name in medians if name.startswith("trl")), default=None
-    )
+        settings = ["--steps", str(options.steps), "--wheel", str(unpack(Path(folder)))]
+        medians = turns.medians(__file__, CONTENDERS, rounds=options.rounds, options=settings)
+    best = turns.best(medians, "episodes_per_second", "trl")
     print("| who | episodes/s | of TRL's best | seconds: sample, score, evaluate, update | GFLOP, of peak |")
     print("|---|---|---|---|---|")
     for name, found in medians.items():
@@ -283,7 +258,7 @@ def main() -> None:
             for part in ("sample", "score", "evaluate", "update")
             if f"{part}_seconds" in found
         ]
-        ratio = "" if best is None else f"{found['episodes_per_second'] / best:.2f}"
+        ratio = f"{found['episodes_per_second'] / best:.2f}"
         work = f"{found['gflop']:,.0f}, {found['share_of_peak']:.0%}" if "gflop" in found else ""
         print(f"| {name} | {found['episodes_per_second']:.2f} | {ratio} | {', '.join(parts)} | {work} |")
 
