@@ -26,6 +26,14 @@ class Evaluated(NamedTuple):
     entropy: Float[Tensor, "batch time"] | None
 
 
+class Said(NamedTuple):
+    """The policy's part of `Evaluated`, and its states before the counted tokens."""
+
+    logprobs: Float[Tensor, "batch time"]
+    entropy: Float[Tensor, "batch time"] | None
+    hidden: Float[Tensor, "counted width"]
+
+
 class ActorCritic(nn.Module):
     """A policy with a critic: a value head on the policy's trunk, or on a value model of its own.
 
@@ -51,17 +59,33 @@ class ActorCritic(nn.Module):
         entropy: bool = False,
     ) -> Evaluated:
         """Log-probabilities, values and, where asked for, entropy; in nats at the sampling temperature."""
+        said = self.say(tokens, mask, temperature=temperature, entropy=entropy)
+        return Evaluated(said.logprobs, self.values(tokens, mask, said.hidden), said.entropy)
+
+    def say(
+        self,
+        tokens: Int[Tensor, "batch time"],
+        mask: Bool[Tensor, "batch time"],
+        *,
+        temperature: float,
+        entropy: bool = False,
+    ) -> Said:
+        """The policy's pass alone."""
         hidden = before_counted(self.policy.base_model(input_ids=tokens, use_cache=False)[0], mask)
-        critic = hidden
+        found = _logprobs(self.policy, hidden, tokens[mask], temperature=temperature, entropy=entropy)
+        spread = None if found.entropy is None else at_counted(found.entropy, mask)
+        return Said(at_counted(found.logprobs, mask), spread, hidden)
+
+    def values(
+        self,
+        tokens: Int[Tensor, "batch time"],
+        mask: Bool[Tensor, "batch time"],
+        hidden: Float[Tensor, "counted width"],
+    ) -> Float[Tensor, "batch time"]:
+        """Values by the critic's own pass where it has a model, else read from the policy's states."""
         if self.value_model is not None:
-            critic = before_counted(self.value_model(input_ids=tokens, use_cache=False)[0], mask)
-        said = _said(self.policy, hidden, tokens[mask], temperature=temperature, entropy=entropy)
-        values = self.value_head(critic).squeeze(-1).float()
-        return Evaluated(
-            at_counted(said.logprobs, mask),
-            at_counted(values, mask),
-            None if said.entropy is None else at_counted(said.entropy, mask),
-        )
+            hidden = before_counted(self.value_model(input_ids=tokens, use_cache=False)[0], mask)
+        return at_counted(self.value_head(hidden).squeeze(-1).float(), mask)
 
 
 def token_logprobs(
@@ -73,10 +97,10 @@ def token_logprobs(
 ) -> Float[Tensor, "batch time"]:
     """Log-probabilities of the counted tokens under any causal language model, in nats."""
     hidden = before_counted(model.base_model(input_ids=tokens, use_cache=False)[0], mask)
-    return at_counted(_said(model, hidden, tokens[mask], temperature=temperature).logprobs, mask)
+    return at_counted(_logprobs(model, hidden, tokens[mask], temperature=temperature).logprobs, mask)
 
 
-def _said(
+def _logprobs(
     model: Any,
     hidden: Float[Tensor, "counted width"],
     tokens: Int[Tensor, " counted"],

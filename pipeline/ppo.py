@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -144,9 +144,11 @@ def _minibatch(
     learner.model.train()
     learner.optimizer.zero_grad(set_to_none=True)
     for chunk in chunks:
-        loss, measured = _losses(learner, batch, chunk)
         share = (batch.mask[chunk].sum() / total).item()
-        (loss * share).backward()
+        measured: dict[str, float] = {}
+        for loss, found in _losses(learner, batch, chunk):
+            (loss * share).backward()
+            measured |= found
         parts.append((share, measured))
     means = {name: sum(share * measured[name] for share, measured in parts) for name in parts[0][1]}
     means["ratio_deviation"] = max(measured["ratio_deviation"] for _, measured in parts)
@@ -163,9 +165,12 @@ def _minibatch(
     return {**means, "grad_norm": norm}
 
 
-def _losses(learner: Learner, batch: Experience, rows: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """PPO's loss of one micro-batch: the clipped policy loss plus the clipped value loss."""
-    config = learner.config
+def _losses(learner: Learner, batch: Experience, rows: Tensor) -> Iterator[tuple[Tensor, dict[str, float]]]:
+    """PPO's loss of one micro-batch, the clipped policy loss plus the clipped value loss, part by part.
+
+    A critic with a pass of its own gives a part of its own, so that the activations of one pass are in memory.
+    """
+    config, model = learner.config, learner.model
     width = int(_ends(batch.mask[rows]).max())
     tokens, mask, old_logprobs, old_values, advantages, returns = (
         array[rows, :width].to(learner.device)
@@ -179,18 +184,22 @@ def _losses(learner: Learner, batch: Experience, rows: Tensor) -> tuple[Tensor, 
         )
     )
     with _autocast(learner):
-        new = learner.model(tokens, mask, temperature=config.temperature)
-    policy = rl.policy_loss(new.logprobs, old_logprobs, advantages, mask, clip_range=config.clip_range)
-    value = rl.value_loss(new.values, old_values, returns, mask, clip_range_value=config.clip_range_value)
-    loss = policy.loss + config.value_coef * value.loss
+        said = model.say(tokens, mask, temperature=config.temperature)
+    policy = rl.policy_loss(said.logprobs, old_logprobs, advantages, mask, clip_range=config.clip_range)
     measured = {
         "policy_loss": policy.loss.item(),
-        "value_loss": value.loss.item(),
         "clipfrac": policy.clipfrac.item(),
         "approx_kl": policy.approx_kl.item(),
         "ratio_deviation": policy.max_ratio_deviation.item(),
     }
-    return loss, measured
+    if model.value_model is not None:
+        yield policy.loss, measured
+    with _autocast(learner):
+        values = model.values(tokens, mask, said.hidden)
+    value = rl.value_loss(values, old_values, returns, mask, clip_range_value=config.clip_range_value)
+    loss = config.value_coef * value.loss
+    shared = model.value_model is None
+    yield (policy.loss + loss if shared else loss), {**measured, "value_loss": value.loss.item()}
 
 
 def control_kl(learner: Learner, kl: float) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.overoptimisation import best_of_n_kl
+from pipeline.report.collapse import reasons
 from pipeline.report.read import LEARNS_FROM_REWARD, RunData, StageData, kl_curve
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ STAGES = ("#8c8c8c", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56
 # Placeholders that the page replaces by its own colours; drawn in no other role.
 INK, GRID = "#010101", "#020202"
 PAGE_COLOURS = {INK: "var(--ink)", GRID: "var(--line)"}
+MOST_LEVEL_LABELS = 4  # more names under one panel would run into each other
+LEGEND_COLUMNS = 5
 LOSS_NAMES = ("loss", "valid_loss", "eval_loss", "held_out_loss")
 
 
@@ -74,6 +77,8 @@ def hallucination_stack(run: RunData) -> Canvas | None:
         axis.set_title(f"seen {tier}" if tier != "never" else "never seen")
         axis.set_ylim(0, 1)
         axis.grid(axis="x", visible=False)
+        if len(run.model_names) > MOST_LEVEL_LABELS:
+            axis.tick_params(axis="x", rotation=90)
         if place == 0:
             axis.set_ylabel("share of answers")
     _legend_below(canvas, axes[0], len(OUTCOMES))
@@ -175,8 +180,12 @@ def reward_kl(run: RunData) -> Canvas | None:
 
 
 def frontier(run: RunData) -> Canvas | None:
-    """Gold and the learned reward of every tuned model against its KL, beside best-of-n at its bound."""
-    tuned = [stage for stage in run.model_names if run.figure("kl", stage)]
+    """Gold and the learned reward of every tuned model against its KL, beside best-of-n at its bound.
+
+    Models that have collapsed would hide how the others differ; they are written out below.
+    """
+    outside = [stage for stage in run.model_names if run.figure("kl", stage) and reasons(run, stage)]
+    tuned = [stage for stage in run.model_names if run.figure("kl", stage) and stage not in outside]
     if len(tuned) < 2:
         return None
     names = [name for name in ("gold/mean", "proxy/mean") if run.figure(name, tuned[0])]
@@ -202,8 +211,22 @@ def frontier(run: RunData) -> Canvas | None:
             )
         axis.set_xlabel("KL from the SFT model, nats per completion")
         axis.set_ylabel("gold" if name == "gold/mean" else "learned reward")
+        for line, (stage, *place) in enumerate(_values(run, outside, name)):
+            axis.annotate(
+                f"outside: {stage}, KL {place[0]:.1f}, {place[1]:.2f}",
+                (0.98, 0.04 + 0.08 * line),
+                xycoords="axes fraction",
+                ha="right",
+                fontsize=8,
+            )
     _legend_below(canvas, axes[0], 4)
     return canvas
+
+
+def _values(run: RunData, stages: Sequence[str], name: str) -> list[tuple[str, float, float]]:
+    """(model, KL, value of a figure) of those that have both."""
+    found = [(stage, run.figure("kl", stage), run.figure(name, stage)) for stage in stages]
+    return [(stage, kl.value, figure.value) for stage, kl, figure in found if kl and figure]
 
 
 def best_of_n_points(run: RunData, name: str) -> list[tuple[float, float]]:
@@ -292,7 +315,9 @@ def _subplots(
 def _legend_below(canvas: Canvas, axis: Axes, columns: int) -> None:
     handles, labels = axis.get_legend_handles_labels()
     if handles:
-        canvas.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=1.2)
+        canvas.legend(
+            handles, labels, loc="outside lower center", ncols=min(columns, LEGEND_COLUMNS), handlelength=1.2
+        )
 
 
 def _svg(canvas: Canvas, prefix: str) -> str:
