@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 PRETRAIN_LENGTH = 128  # tokens in a packed row of pretraining text
 ADAM_BETAS = (0.9, 0.999)
-PEAK_WINDOW = 5  # batches over which gold is averaged
+PEAK_WINDOW = 5  # batches over which gold is averaged; the policy of the middle one is kept
 ROLL_BACK_RATE, ROLL_BACK_KL = 0.5, 2.0  # learning rate and kl_coef are multiplied by these
 
 
@@ -53,6 +55,7 @@ class Learner:
     rate_scale: float = 1.0
     rolled_back: bool = False
     recent_gold: list[float] = field(default_factory=list)
+    recent_policies: list[dict[str, Tensor]] = field(default_factory=list)
     peak_gold: float | None = None
 
     @property
@@ -149,6 +152,7 @@ def save(learner: Learner, step: int) -> None:
         "rate_scale": learner.rate_scale,
         "rolled_back": learner.rolled_back,
         "recent_gold": learner.recent_gold,
+        "recent_policies": learner.recent_policies,
         "peak_gold": learner.peak_gold,
     }
     learner.run.checkpoints.save(step, lambda folder: save_state(folder, state))
@@ -161,13 +165,12 @@ def resume(learner: Learner) -> int:
         learner.run.cut_metrics(0)
         return 0
     state = load_state(found.path)
-    with torch.no_grad():
-        for name, parameter in trained(learner.model).items():
-            parameter.copy_(state["model"][name])
+    _set_weights(learner, state["model"])
     learner.optimizer.load_state_dict(state["optimizer"])
     learner.kl_coef, learner.rate_scale = state["kl_coef"], state["rate_scale"]
     learner.rolled_back = state["rolled_back"]
     learner.recent_gold, learner.peak_gold = state["recent_gold"], state["peak_gold"]
+    learner.recent_policies = state["recent_policies"]
     learner.run.cut_metrics(state["step"])
     return int(state["step"])
 
@@ -177,6 +180,7 @@ def roll_back(learner: Learner) -> int:
     fresh = make_learner(learner.config, learner.run)
     for name in ("model", "optimizer", "sampler", "reference", "trunk", "pretrain_loss"):
         setattr(learner, name, getattr(fresh, name))
+    learner.recent_gold, learner.recent_policies = [], []
     step = resume(learner)
     learner.rate_scale *= ROLL_BACK_RATE
     learner.kl_coef *= ROLL_BACK_KL
@@ -196,16 +200,49 @@ def publish(learner: Learner, name: str = "model") -> None:
 
 
 def keep_peak(learner: Learner, step: int, gold: float) -> None:
-    """Keep the policy of this step in `peak/` when the mean gold of the last batches is the highest so far."""
+    """Keep the policy in the middle of the batches with the highest mean gold so far in `peak/`.
+
+    `gold` is that of the batch which the present policy, that of `step`, has just sampled.
+    """
+    half = PEAK_WINDOW // 2
     learner.recent_gold = [*learner.recent_gold, gold][-PEAK_WINDOW:]
+    learner.recent_policies = [*learner.recent_policies, _policy_weights(learner)][-half - 1 :]
     mean = sum(learner.recent_gold) / len(learner.recent_gold)
     if len(learner.recent_gold) < PEAK_WINDOW:
         return
     if learner.peak_gold is not None and mean <= learner.peak_gold:
         return
     learner.peak_gold = mean
-    publish(learner, "peak")
-    learner.run.note(peak={"step": step, "gold": mean})
+    with _holding(learner, learner.recent_policies[0]):
+        publish(learner, "peak")
+    learner.run.note(peak={"step": step - half, "gold": mean})
+
+
+def _policy_weights(learner: Learner) -> dict[str, Tensor]:
+    """A copy of the weights that make the policy, on the CPU."""
+    return {
+        name: parameter.detach().to("cpu", copy=True)
+        for name, parameter in trained(learner.model).items()
+        if name.startswith("policy.")
+    }
+
+
+@contextmanager
+def _holding(learner: Learner, weights: dict[str, Tensor]) -> Iterator[None]:
+    """Let the policy have other weights for a while."""
+    now = _policy_weights(learner)
+    _set_weights(learner, weights)
+    try:
+        yield
+    finally:
+        _set_weights(learner, now)
+
+
+@torch.no_grad()
+def _set_weights(learner: Learner, weights: Mapping[str, Tensor]) -> None:
+    parameters = trained(learner.model)
+    for name, weight in weights.items():
+        parameters[name].copy_(weight)
 
 
 def _pretrain_rows(config: Config, run: StageRun, tokenizer: Any) -> Tensor | None:

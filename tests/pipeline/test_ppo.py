@@ -291,28 +291,53 @@ def test_the_value_head_learns_at_its_own_rate_and_both_decay(make):
         assert head["lr"] == pytest.approx(1e-2 * left)
 
 
-def test_the_policy_at_the_peak_of_gold_is_kept_and_survives_a_resume(make, monkeypatch):
-    kept = []
-    monkeypatch.setattr(ppo_learner, "publish", lambda learner, name: kept.append(name))
-    learner = make(keep_peak=True)
-    peaks = []
-    for step, gold in enumerate([0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]):
+def fill(learner, value):
+    """Give every weight of the policy one value, which names it."""
+    with torch.no_grad():
+        for parameter in learner.model.policy.parameters():
+            if parameter.requires_grad:
+                parameter.fill_(value)
+
+
+def held(learner):
+    (values,) = {weights.unique().item() for weights in ppo_learner._policy_weights(learner).values()}
+    return values
+
+
+@pytest.mark.parametrize("value_model", LAYOUTS)
+def test_the_peak_is_the_policy_in_the_middle_of_the_best_batches(make, monkeypatch, value_model):
+    published = []
+    monkeypatch.setattr(ppo_learner, "publish", lambda learner, name: published.append((name, held(learner))))
+    learner = make(value_model=value_model)
+    for step, gold in enumerate([0, 0, 1, 1, 0, 0.5, 1, 0, 0]):
+        fill(learner, step)
         ppo_learner.keep_peak(learner, step, gold)
-        peaks.append(learner.run.notes.get("peak"))
-    assert peaks[3] is None  # not before five batches are seen
-    assert peaks[-1] == {"step": 5, "gold": 0.4}
-    assert kept == ["peak", "peak"]
-    low = make("low", keep_peak=True)
-    for step, gold in enumerate([0.0] * 5 + [-1.0] * 5):
-        ppo_learner.keep_peak(low, step, gold)
-    assert low.run.notes["peak"] == {"step": 4, "gold": 0.0}  # a peak of 0 is one
-    del kept[2:]
-    ppo_learner.save(learner, 11)
-    resumed = make(keep_peak=True)
-    ppo_learner.resume(resumed)
-    assert (resumed.recent_gold, resumed.peak_gold) == (learner.recent_gold, 0.4)
-    ppo_learner.keep_peak(resumed, 11, 0.0)
-    assert kept == ["peak", "peak"]
+        assert held(learner) == step  # training goes on from where it was
+        if step == 5:  # a stop between two steps loses nothing
+            ppo_learner.save(learner, step)
+            learner = make(value_model=value_model)
+            assert ppo_learner.resume(learner) == step
+    # Means over five batches, from the fifth on: .4, .5, .7, .5, .3
+    assert published == [("peak", 2), ("peak", 3), ("peak", 4)]
+    assert learner.run.notes["peak"] == {"step": 4, "gold": pytest.approx(0.7)}
+
+
+def test_a_peak_may_lie_at_or_below_0(make, monkeypatch):
+    monkeypatch.setattr(ppo_learner, "publish", lambda learner, name: None)
+    learner = make()
+    for step, gold in enumerate([-1.0] * 5 + [-2.0] * 5):
+        ppo_learner.keep_peak(learner, step, gold)
+    assert learner.run.notes["peak"] == {"step": 2, "gold": -1.0}
+
+
+def test_a_roll_back_forgets_the_batches_after_the_checkpoint(make, monkeypatch):
+    learner = make()
+    monkeypatch.setattr(ppo_learner, "publish", lambda *a: None)
+    for step in range(3):
+        ppo_learner.keep_peak(learner, step, 1.0)
+    monkeypatch.setattr(ppo_learner, "make_learner", lambda config, run: make())
+    assert ppo_learner.roll_back(learner) == 0
+    assert learner.recent_gold == learner.recent_policies == []
 
 
 def test_dropout_is_off_wherever_an_architecture_keeps_it():

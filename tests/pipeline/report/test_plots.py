@@ -22,7 +22,9 @@ def aligned():
 
 
 def fell(stage):
-    return Comparison("gold/mean", "sft", stage, -0.9, -0.97, -0.83, 100, 50, 1, 0.0, None, 0, 0, None, 0.1, "")
+    return Comparison(
+        "gold/mean", "sft", stage, -0.9, -0.97, -0.83, 100, 50, 1, 0.0, None, 0, 0, None, 0.1, ""
+    )
 
 
 def test_the_frontier_writes_collapsed_models_out_instead_of_drawing_them():
