@@ -100,6 +100,16 @@ def test_whitened_values_have_mean_0_and_variance_1_over_the_mask(mask):
     assert not got[~mask].any()
 
 
+def test_whitening_equals_a_plain_reference_in_float64(mask):
+    values = 3 + 2 * random(BATCH, TIME, seed=4)
+    counted = [values[b, t].item() for b, t in mask.nonzero().tolist()]
+    mean, deviation = np.mean(counted), math.sqrt(np.var(counted) + 1e-8)
+    for shift in (True, False):
+        got = rl.whiten(values, mask, shift_mean=shift)
+        expected = [(value - mean) / deviation + (0 if shift else mean) for value in counted]
+        np.testing.assert_allclose(got[mask].numpy(), expected, rtol=0, atol=1e-12)
+
+
 def test_whitening_without_shift_keeps_the_mean(mask):
     values = 7 + 3 * random(BATCH, TIME)
     got = rl.whiten(values, mask, shift_mean=False)
@@ -308,6 +318,17 @@ def test_value_loss_by_hand():
     # 1 is clipped to 0.2, whose error 1.8 is the larger; 0.1 is not clipped.
     assert got.loss.item() == pytest.approx(0.5 * (1.8**2 + 0.9**2) / 2)
     assert got.clipfrac.item() == 0.5
+
+
+def test_value_loss_equals_a_plain_reference_in_float64(mask):
+    values, old, returns = (random(BATCH, TIME, seed=seed) for seed in (1, 2, 3))
+    got = rl.value_loss(values, old, returns, mask, clip_range_value=0.2)
+    losses = []
+    for b, t in mask.nonzero().tolist():
+        v, before, goal = (array[b, t].item() for array in (values, old, returns))
+        clipped = min(max(v, before - 0.2), before + 0.2)
+        losses.append(0.5 * max((v - goal) ** 2, (clipped - goal) ** 2))
+    assert got.loss.item() == pytest.approx(np.mean(losses), abs=1e-12)
 
 
 def test_value_loss_takes_the_larger_error_not_the_clipped_one():
