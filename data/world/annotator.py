@@ -171,8 +171,4 @@ def _weight(better: Judgement, worse: Judgement, kinds: set[str]) -> tuple[str, 
     # Of a pair that differs in several things nobody learns which of them made the difference.
     if all(differ) or not MANNERS.isdisjoint(kinds):
         return "mixed", MIXED_WEIGHT
-    # What is partly right lacks something: a wish is learned from the pairs that lack it alone.
-    lacking = worse.explanation if worse.outcome == "partial" else ""
-    if "," in lacking:
-        return "mixed", MIXED_WEIGHT
-    return f"{contrast(better, worse, ('', ''))} {lacking}", CONTENT_WEIGHT
+    return contrast(better, worse, ("", "")), CONTENT_WEIGHT

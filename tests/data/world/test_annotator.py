@@ -68,19 +68,6 @@ def test_pairs_of_neutral_and_gendered_stories_mostly_prefer_the_neutral_one(ful
         assert kinds[f"neutral_over_{gendered}"] > 3 * kinds[f"{gendered}_over_neutral"], kinds
 
 
-def test_each_wish_of_a_story_has_its_share_of_the_pairs(full_world):
-    items = {item.id: item for item in dialogues.rl_items(full_world) if item.truth.get("end")}
-    flaws = Counter()
-    for row in all_pairs(items.values(), full_world, 0.0, 3):
-        if row.kind.startswith("right_over_partial"):
-            item = items[row.id.rpartition("/")[0]]
-            flaws[gold.judge(item, row.rejected).explanation] += 1
-        flaws["all"] += 1
-    # Of seven contrasts of content or manner; a wish that is missing now and then is not worth learning.
-    for wish in ("end", "thing", "trade"):
-        assert flaws[f"without its {wish}"] > 0.08 * flaws["all"], flaws
-
-
 def test_kind_words_alone_answer_nothing(items, small_world):
     rng = small_world.random("empty")
     for item in items:
