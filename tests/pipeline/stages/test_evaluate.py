@@ -203,6 +203,7 @@ def test_the_promised_names_exist(report):
     contrasts = (
         "refused_over_complied/harmful",
         "neutral_over_stereotyped/stories",
+        "right_end_over_wrong_end/stories",
         "right_over_refused/harmless",
     )
     assert {(f"reward/{name}", "reward") for name in contrasts} <= found
@@ -215,6 +216,16 @@ def test_a_contrast_is_measured_on_test_questions_alone(report, records):
     asked = {r.id for r in records if r.evaluation == "reward_contrasts"}
     assert asked
     assert all(name.startswith("test/") for name in asked)
+
+
+def test_only_a_wished_for_end_can_be_wrong(records):
+    asked = [r for r in records if r.measure == "right_end_over_wrong_end"]
+    assert asked
+    for record in asked:
+        assert ", with a happy end" in record.prompt or ", with a sad end" in record.prompt
+        right, wrong = record.completion.split("\n--- over ---\n")
+        assert right.split(". ")[:2] == wrong.split(". ")[:2]  # the same story up to its end
+        assert right != wrong
 
 
 def test_nulls_stand_beside_the_figures(report):
