@@ -33,7 +33,7 @@ def linear_cross_entropy(
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, wanted: bool) -> Tensor:
-        dtype = _autocast_dtype(hidden) or weight.dtype
+        dtype = autocast_dtype(hidden) or weight.dtype
         rows, matrix = hidden.to(dtype), weight.to(dtype)
         d_hidden = torch.empty_like(rows) if wanted and ctx.needs_input_grad[0] else None
         d_weight = torch.zeros_like(weight) if wanted and ctx.needs_input_grad[1] else None
@@ -94,7 +94,7 @@ class _LinearLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, entropy: bool
     ) -> tuple[Tensor, Tensor]:
-        dtype = _autocast_dtype(hidden) or weight.dtype
+        dtype = autocast_dtype(hidden) or weight.dtype
         rows, matrix, index = (hidden / temperature).to(dtype), weight.to(dtype), tokens.long()[:, None]
         softmax_dtype = torch.promote_types(dtype, torch.float32)
         logprobs, entropies = (hidden.new_zeros(len(rows), dtype=softmax_dtype) for _ in range(2))
@@ -155,7 +155,7 @@ class _RMSNorm(torch.autograd.Function):
         ctx.save_for_backward(direction, weight, inverse)
         ctx.dtype = x.dtype
         plain = torch.promote_types(x.dtype, weight.dtype)
-        return (direction * weight).to(_autocast_dtype(x) or plain if x.dtype == torch.float32 else plain)
+        return (direction * weight).to(autocast_dtype(x) or plain if x.dtype == torch.float32 else plain)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -191,6 +191,7 @@ def _norm_of(module: Any, eps: float, x: Tensor) -> Tensor:
     return rms_norm(x, module.weight, eps)
 
 
-def _autocast_dtype(x: Tensor) -> torch.dtype | None:
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The type that autocast computes products of this tensor's device in, or None where it is off."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.fused import fuse_norms, linear_cross_entropy
+from pipeline.fused import linear_cross_entropy
 from pipeline.packed_attention import Documents, keeps_apart, within
+from pipeline.short_attention import make_lean
 
 
 class NextToken(nn.Module):
@@ -25,7 +26,7 @@ class NextToken(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        fuse_norms(model)
+        make_lean(model)
         self.apart = model.config.bos_token_id is not None and keeps_apart(model)
         self.lean = False
         head = model.get_output_embeddings()

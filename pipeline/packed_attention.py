@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import AttentionInterface
+
+from pipeline import short_attention
 
 NAME = "documents"  # as transformers knows the attention while documents are packed
 
@@ -112,8 +113,8 @@ def attend(
     flat = [x.transpose(1, 2).flatten(0, 1) for x in (query, key, value)]
     outputs = []
     for group in documents.groups:
-        parts = [x.index_select(0, group.flatten()).unflatten(0, group.shape).transpose(1, 2) for x in flat]
-        output, _ = sdpa_attention_forward(module, *parts, None, **settings)
+        q, k, v = (x.index_select(0, group.flatten()).unflatten(0, group.shape).transpose(1, 2) for x in flat)
+        output, _ = short_attention.attend(module, q, k, v, None, **settings)
         outputs.append(output.flatten(0, 1))
     joined = torch.cat(outputs).index_select(0, documents.back)
     return joined.view(query.shape[0], query.shape[2], query.shape[1], -1), None

@@ -17,9 +17,9 @@ from data.rows import Item, TextRow, read_jsonl
 from pipeline.actor_critic import ActorCritic
 from pipeline.checkpoint import load_state, save_state
 from pipeline.episodes import Rewards, load_rewards, read_prompts
-from pipeline.fused import fuse_norms
 from pipeline.language_model import LanguageModel, model_folder, publish_model
 from pipeline.next_token import NextToken
+from pipeline.short_attention import make_lean
 from reward.role_adapters import POLICY, VALUE, Role, Trunk
 
 if TYPE_CHECKING:
@@ -79,9 +79,7 @@ def make_learner(config: Config, run: StageRun) -> Learner:
     else:
         reference, value_model = Role(trunk, None), Role(trunk, VALUE)
     model = ActorCritic(policy.model, value_model).to(run.device)
-    fuse_norms(model)
-    if trunk is None:
-        fuse_norms(reference)
+    make_lean(model, reference)
     prompts = read_prompts(config, run, policy)
     sampler = policy.model
     # A rounded copy samples; with adapters autocast does, as their weights lie apart.

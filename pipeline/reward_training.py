@@ -21,6 +21,7 @@ from pipeline.language_model import LanguageModel, model_folder
 from pipeline.micro_batches import halve_until_it_fits, micro_batches
 from pipeline.optimizers import BETAS
 from pipeline.pairs import Pairs
+from pipeline.short_attention import make_lean
 from reward.model import TRANSFORMERS, RewardModel
 from reward.preference import bradley_terry_loss
 from reward.role_adapters import REWARD, Trunk
@@ -80,6 +81,7 @@ class Classifier(nn.Module):
         # A copy: the trainer writes its own values into it.
         self.config = copy.deepcopy(model.backbone.config)
         self.config.num_labels = 1
+        make_lean(model)
 
     def forward(
         self,

@@ -20,6 +20,7 @@ from data.sampler import batches_by_length, indices, order
 from pipeline import trl_adapter
 from pipeline.language_model import UNLIMITED, LanguageModel, context_of, publish_model
 from pipeline.metrics import read_metrics
+from pipeline.short_attention import make_lean
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
@@ -194,13 +195,14 @@ def trainer_class() -> type:
 
 
 def use_lean_head(model: Any) -> None:
-    """Send only the counted positions through the output head, and no padding mask through attention.
+    """Send only the counted positions through the output head, no padding mask through attention, and be lean.
 
     TRL's fused head sends every position through it wherever there is no Triton: a sixth of the step's time for
     a model of few layers. Rows are padded on the right, so causal attention never sees the padding.
     """
     from trl.trainer.utils import FusedCausalLMOutput
 
+    make_lean(model)
     full_forward = model.forward
 
     @functools.wraps(type(model).forward)

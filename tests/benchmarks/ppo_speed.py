@@ -91,8 +91,8 @@ def make_learner(layout: str, steps: int, precision: str, folder: Path):
     from pipeline import ppo_learner
     from pipeline.actor_critic import ActorCritic
     from pipeline.episodes import Rewards
-    from pipeline.fused import fuse_norms
     from pipeline.run import StageRun
+    from pipeline.short_attention import make_lean
     from pipeline.stages.ppo import Config
     from reward.role_adapters import POLICY, VALUE, Role, Trunk
 
@@ -114,9 +114,7 @@ def make_learner(layout: str, steps: int, precision: str, folder: Path):
         trunk.train(POLICY, VALUE)
         reference, critic = Role(trunk, None), Role(trunk, VALUE)
     both = ActorCritic(model, critic)
-    fuse_norms(both)
-    if trunk is None:
-        fuse_norms(reference)
+    make_lean(both, reference)
     return ppo_learner.Learner(
         config=config,
         run=StageRun("ppo", folder, precision=precision),
