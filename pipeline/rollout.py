@@ -1,8 +1,9 @@
 """Fast sampling with log-probabilities from any transformers causal language model.
 
-What makes it fast on a CPU: one plain decoding loop, eager attention for single queries (`sdpa` with one
-query is slow there), a key-value cache that is allocated once instead of grown by copies, inverse-CDF sampling
-in place of `torch.multinomial`, and rows that have ended leave the batch.
+What makes it fast on a CPU: one plain decoding loop, the lean steps of `pipeline/lean_decoder.py` for Llama-type
+models, eager attention for single queries of others (`sdpa` with one query is slow there) on a key-value cache
+that is allocated once instead of grown by copies, inverse-CDF sampling in place of `torch.multinomial`, and rows
+that have ended leave the batch.
 
 Every row draws from its own keyed stream, so a completion does not depend on what else is in the batch, but
 for the rounding of matrix products of another shape. Log-probabilities are those of the distribution that the
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +24,7 @@ from transformers.cache_utils import DynamicLayer
 
 from data.collate import pad_left
 from data.randomness import uniforms
+from pipeline import lean_decoder
 
 COMPACT_BELOW = 0.8  # copy the cache to its live rows once fewer than this share of the rows live
 GREEDY = 0.0
@@ -133,6 +135,9 @@ def decode(
     model.eval()
     try:
         logits = _forward(model, tokens, mask, positions, cache, prefill=True)
+        steps: Decoder = _Decoder(model, cache, mask)
+        if max_new_tokens > 1 and lean_decoder.qualifies(model):
+            steps = lean_decoder.LeanDecoder(model, cache, mask.bool())
         for position in range(max_new_tokens):
             drawn, logprob = draw(
                 logits, draws[rows, position], temperature=temperature, top_k=top_k, top_p=top_p
@@ -145,14 +150,40 @@ def decode(
             if num_alive == 0 or position + 1 == max_new_tokens:
                 return
             positions = positions[:, -1:] + 1
-            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
             if num_alive < COMPACT_BELOW * len(rows):
                 kept = alive.nonzero().squeeze(1)
-                cache.batch_select_indices(kept)
-                rows, mask, positions, drawn, alive = (x[kept] for x in (rows, mask, positions, drawn, alive))
-            logits = _forward(model, drawn[:, None], mask, positions, cache, prefill=False)
+                steps.keep(kept)
+                rows, positions, drawn, alive = (x[kept] for x in (rows, positions, drawn, alive))
+            logits = steps.step(drawn, positions)
     finally:
         model.train(was_training)
+
+
+class Decoder(Protocol):
+    """Goes on from a cache that holds the prompts, token by token."""
+
+    def step(
+        self, tokens: Int[Tensor, " batch"], positions: Int[Tensor, "batch 1"]
+    ) -> Float[Tensor, "batch vocabulary"]:
+        """Logits after one more token of each row."""
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Drop all rows but these."""
+
+
+class _Decoder:
+    """Steps by transformers itself, for any architecture."""
+
+    def __init__(self, model: PreTrainedModel, cache: Cache, mask: Tensor) -> None:
+        self.model, self.cache, self.mask = model, cache, mask
+
+    def step(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+        return _forward(self.model, tokens[:, None], self.mask, positions, self.cache, prefill=False)
+
+    def keep(self, rows: Tensor) -> None:
+        self.mask = self.mask[rows]
+        self.cache.batch_select_indices(rows)
 
 
 def draw(
