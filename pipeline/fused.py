@@ -179,7 +179,7 @@ def fuse_norms(model: nn.Module) -> int:
         if not type(module).__name__.endswith("RMSNorm") or not isinstance(weight, Tensor) or eps is None:
             continue
         trial = torch.linspace(-2, 3, 3 * weight.numel(), device=weight.device).view(3, -1)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
             if not torch.allclose(module(trial), rms_norm(trial, weight, eps), rtol=1e-5, atol=1e-6):
                 continue
         module.forward = partial(_norm_of, module, eps)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from pipeline.checkpoint import save_state
 from pipeline.errors import TrainingFault
 from pipeline.optimizers import set_rate
 from pipeline.ppo_learner import Learner
+from reward.role_adapters import POLICY
 
 # |ratio - 1| on the first minibatch of a batch. Old log-probabilities are computed in the very micro-batches of
 # the first pass, since another shape changes the order of sums: without that 1.1e-5 was seen in float32.
@@ -282,19 +283,20 @@ def _before(learner: Learner, tokens: Tensor, mask: Tensor, first_pass: list[lis
 
 def _sample(learner: Learner, prompts: Sequence[Sequence[int]], keys: Sequence[int]) -> rollout.Rollout:
     """Sample with the present weights, in the run's precision."""
-    itself = learner.sampler is learner.model.policy
-    if not itself:
-        learner.sampler.load_state_dict(learner.model.policy.state_dict())
-    with _autocast(learner) if itself else nullcontext():
-        return rollout.sample(
-            learner.sampler,
-            prompts,
-            keys=keys,
-            max_new_tokens=learner.config.max_new_tokens,
-            stop_ids=learner.end_ids,
-            pad_id=learner.pad_id,
-            temperature=learner.config.temperature,
-        )
+    if learner.sampler is not learner.model.policy:
+        if learner.trunk is not None:
+            learner.trunk.merge_into(learner.sampler, POLICY)
+        else:
+            learner.sampler.load_state_dict(learner.model.policy.state_dict())
+    return rollout.sample(
+        learner.sampler,
+        prompts,
+        keys=keys,
+        max_new_tokens=learner.config.max_new_tokens,
+        stop_ids=learner.end_ids,
+        pad_id=learner.pad_id,
+        temperature=learner.config.temperature,
+    )
 
 
 def _pretrain_loss(learner: Learner, purpose: tuple[int | str, ...]) -> Tensor:

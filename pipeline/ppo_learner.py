@@ -82,9 +82,9 @@ def make_learner(config: Config, run: StageRun) -> Learner:
     make_lean(model, reference)
     prompts = read_prompts(config, run, policy)
     sampler = policy.model
-    # A rounded copy samples; with adapters autocast does, as their weights lie apart.
-    if run.precision == "bfloat16" and trunk is None:
-        sampler = LanguageModel.load(run.inputs["policy"], dtype=torch.bfloat16, device=run.device).model
+    if run.precision == "bfloat16" or trunk is not None:  # a copy samples: rounded, its adapter merged
+        dtype = torch.bfloat16 if run.precision == "bfloat16" else torch.float32
+        sampler = LanguageModel.load(run.inputs["policy"], dtype=dtype, device=run.device).model
     return Learner(
         config=config,
         run=run,

@@ -54,8 +54,9 @@ def new_model(config: Config, run: StageRun, *parts: str) -> RewardModel:
             backbone = AutoModel.from_pretrained(
                 model_folder(run.inputs["policy"]), use_safetensors=True, dtype=torch.float32
             )
-    model = RewardModel(backbone, features=config.features, seed=run.key("heads", *parts))
-    return model.to(run.device)
+    model = RewardModel(backbone, features=config.features, seed=run.key("heads", *parts)).to(run.device)
+    make_lean(model)
+    return model
 
 
 def likelihoods(config: Config, run: StageRun, policy: LanguageModel, pairs: Pairs) -> Likelihoods | None:
@@ -81,7 +82,6 @@ class Classifier(nn.Module):
         # A copy: the trainer writes its own values into it.
         self.config = copy.deepcopy(model.backbone.config)
         self.config.num_labels = 1
-        make_lean(model)
 
     def forward(
         self,

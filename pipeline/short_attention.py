@@ -27,7 +27,8 @@ LONGEST = 256  # tokens of a sequence that is short: its weights are at most fou
 def make_lean(*models: Any) -> None:
     """Let models that are trained compute with less memory traffic: by `rms_norm`, and by `attend` on a CPU.
 
-    Models that norm or attend in another way than these replace are left as they are.
+    Under autocast rotary positions are in its type too. Models that norm or attend in another way than these
+    replace are left as they are.
     """
     for model in models:
         if not isinstance(model, nn.Module):
@@ -36,6 +37,18 @@ def make_lean(*models: Any) -> None:
         for part in model.modules():
             if isinstance(part, PreTrainedModel) and _asks_for_attention(part):
                 part.set_attn_implementation(NAME)
+            is_rotary = type(part).__name__.endswith("RotaryEmbedding")
+            if is_rotary and _in_autocast_type not in part._forward_hooks.values():
+                part.register_forward_hook(_in_autocast_type)
+
+
+def _in_autocast_type(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """Round the cosines and sines of rotary positions under autocast, as a model in bfloat16 does.
+
+    In float32 they would turn queries and keys into float32, and attention turns those back.
+    """
+    dtype = autocast_dtype(output[0])
+    return output if dtype is None else tuple(x.to(dtype) for x in output)
 
 
 def _asks_for_attention(model: PreTrainedModel) -> bool:

@@ -103,10 +103,10 @@ class Trunk:
 
     @torch.no_grad()
     def merge_into(self, plain: Any, role: str) -> Any:
-        """Add a role's adapter to the weights of a plain copy of the start; returns that copy."""
+        """Give a plain copy of the start the weights of a role, its adapter merged in; returns that copy."""
         for place, layer in self._layers.items():
             weight = plain.base_model.get_submodule(place).weight
-            weight += layer.get_delta_weight(role).to(weight)
+            weight.copy_(layer.base_layer.weight + layer.get_delta_weight(role))
         return plain
 
 

@@ -92,8 +92,9 @@ def ppo(layout: str, folder: Path) -> None:
         **given,
     )
     model = gpt2()
-    trunk, critic = None, None
+    trunk, critic, sampler = None, None, model
     if layout == "adapters":
+        sampler = copy.deepcopy(model)
         trunk = Trunk(model)
         for role in (POLICY, VALUE, REWARD):
             trunk.add(role, rank=RANK, alpha=32.0, seed=0)
@@ -122,7 +123,7 @@ def ppo(layout: str, folder: Path) -> None:
         run=StageRun("ppo", folder),
         tokenizer=None,
         model=both,
-        sampler=model,
+        sampler=sampler,
         reference=reference,
         optimizer=ppo_learner.make_optimizer(config, both),
         rewards=Rewards({"model": 1.0}, {"model": score}, None, None),

@@ -87,6 +87,8 @@ def ours(layout: str, steps: int) -> dict[str, float]:
 
 def make_learner(layout: str, steps: int, precision: str, folder: Path):
     """What PPO holds in one of its layouts, with a reward model of the policy's size."""
+    import torch
+
     from data.rows import Item
     from pipeline import ppo_learner
     from pipeline.actor_critic import ActorCritic
@@ -115,12 +117,15 @@ def make_learner(layout: str, steps: int, precision: str, folder: Path):
         reference, critic = Role(trunk, None), Role(trunk, VALUE)
     both = ActorCritic(model, critic)
     make_lean(both, reference)
+    sampler = model
+    if precision == "bfloat16" or trunk is not None:
+        sampler = policy().to(getattr(torch, precision))
     return ppo_learner.Learner(
         config=config,
         run=StageRun("ppo", folder, precision=precision),
         tokenizer=None,
         model=both,
-        sampler=model,
+        sampler=sampler,
         reference=reference,
         optimizer=ppo_learner.make_optimizer(config, both),
         rewards=Rewards({"model": 1.0}, {"model": scorer()}, None, None),

@@ -45,6 +45,7 @@ def make(tmp_path, tiny_llama, monkeypatch):
         config = Config(**{**SETTINGS, **changed})
         policy = tiny_llama(vocabulary=VOCABULARY, seed=5)
         trunk, reference, critic = None, copy.deepcopy(policy).requires_grad_(False), None
+        sampler = copy.deepcopy(policy) if config.value_model == "adapters" else policy
         if config.value_model == "separate":
             critic = copy.deepcopy(policy.model)
         if config.value_model == "adapters":
@@ -59,7 +60,7 @@ def make(tmp_path, tiny_llama, monkeypatch):
             run=StageRun("ppo", tmp_path / folder),
             tokenizer=None,
             model=model,
-            sampler=policy,
+            sampler=sampler,
             reference=reference,
             trunk=trunk,
             optimizer=ppo_learner.make_optimizer(config, model),
@@ -144,6 +145,14 @@ def test_advantages_have_mean_0_and_variance_1_over_counted_tokens(make):
     counted = batch.advantages[batch.mask]
     assert abs(counted.mean()) < 1e-5
     assert abs(counted.var(unbiased=False) - 1) < 1e-2
+
+
+def test_with_adapters_a_merged_copy_samples_what_the_policy_is_by_now(make):
+    learner = make(value_model="adapters", learning_rate=0.05)
+    train(learner, 2)
+    batch = ppo.experience(learner, 2)
+    assert batch.measured["kl"] > 0.01  # nats: the policy has left its start
+    assert batch.measured["sampling_gap"] < 1e-5  # nats a token: float32 in another order
 
 
 @pytest.mark.parametrize("value_model", LAYOUTS)

@@ -146,3 +146,23 @@ def test_a_lean_model_is_saved_like_any_other(tmp_path):
     model.save_pretrained(tmp_path)
     assert f'"{NAME}"' not in (tmp_path / "config.json").read_text()
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
+
+
+def test_under_autocast_queries_and_keys_stay_in_its_type(monkeypatch):
+    seen = []
+    real = short_attention.causal_attention
+    monkeypatch.setattr(
+        short_attention,
+        "causal_attention",
+        lambda q, k, v, scale: seen.append(q.dtype) or real(q, k, v, scale),
+    )
+    model = make("llama")
+    make_lean(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        make_lean(model)  # a second time changes nothing
+    assert len(model.model.rotary_emb._forward_hooks) == 1
+    exact = model(input_ids=torch.arange(12)[None]).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(input_ids=torch.arange(12)[None]).logits
+    assert seen == [torch.float32] * 2 + [torch.bfloat16] * 2
+    assert not torch.equal(exact, rounded)
