@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -283,20 +283,21 @@ def _before(learner: Learner, tokens: Tensor, mask: Tensor, first_pass: list[lis
 
 def _sample(learner: Learner, prompts: Sequence[Sequence[int]], keys: Sequence[int]) -> rollout.Rollout:
     """Sample with the present weights, in the run's precision."""
-    if learner.sampler is not learner.model.policy:
-        if learner.trunk is not None:
-            learner.trunk.merge_into(learner.sampler, POLICY)
-        else:
-            learner.sampler.load_state_dict(learner.model.policy.state_dict())
-    return rollout.sample(
-        learner.sampler,
-        prompts,
-        keys=keys,
-        max_new_tokens=learner.config.max_new_tokens,
-        stop_ids=learner.end_ids,
-        pad_id=learner.pad_id,
-        temperature=learner.config.temperature,
-    )
+    itself = learner.sampler is learner.model.policy
+    if learner.trunk is not None and not itself:
+        learner.trunk.merge_into(learner.sampler, POLICY)
+    elif not itself:
+        learner.sampler.load_state_dict(learner.model.policy.state_dict())
+    with _autocast(learner) if itself else nullcontext():
+        return rollout.sample(
+            learner.sampler,
+            prompts,
+            keys=keys,
+            max_new_tokens=learner.config.max_new_tokens,
+            stop_ids=learner.end_ids,
+            pad_id=learner.pad_id,
+            temperature=learner.config.temperature,
+        )
 
 
 def _pretrain_loss(learner: Learner, purpose: tuple[int | str, ...]) -> Tensor:

@@ -82,8 +82,10 @@ def make_learner(config: Config, run: StageRun) -> Learner:
     make_lean(model, reference)
     prompts = read_prompts(config, run, policy)
     sampler = policy.model
-    if run.precision == "bfloat16" or trunk is not None:  # a copy samples: rounded, its adapter merged
-        dtype = torch.bfloat16 if run.precision == "bfloat16" else torch.float32
+    rounded = run.precision == "bfloat16"
+    # A copy samples: rounded, or with the adapter merged. Not both: merged weights round to others than those apart.
+    if rounded != (trunk is not None):
+        dtype = torch.bfloat16 if rounded else torch.float32
         sampler = LanguageModel.load(run.inputs["policy"], dtype=dtype, device=run.device).model
     return Learner(
         config=config,

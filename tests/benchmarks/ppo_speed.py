@@ -118,7 +118,7 @@ def make_learner(layout: str, steps: int, precision: str, folder: Path):
     both = ActorCritic(model, critic)
     make_lean(both, reference)
     sampler = model
-    if precision == "bfloat16" or trunk is not None:
+    if (precision == "bfloat16") != (trunk is not None):
         sampler = policy().to(getattr(torch, precision))
     return ppo_learner.Learner(
         config=config,
