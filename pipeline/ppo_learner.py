@@ -83,7 +83,7 @@ def make_learner(config: Config, run: StageRun) -> Learner:
     prompts = read_prompts(config, run, policy)
     sampler = policy.model
     rounded = run.precision == "bfloat16"
-    # A copy samples: rounded, or with the adapter merged. Not both: merged weights round to others than those apart.
+    # A copy samples: rounded, or with the adapter merged; not both, as the sum rounds to other weights.
     if rounded != (trunk is not None):
         dtype = torch.bfloat16 if rounded else torch.float32
         sampler = LanguageModel.load(run.inputs["policy"], dtype=dtype, device=run.device).model
