@@ -2,9 +2,9 @@
 
     python tests/benchmarks/ppo_speed.py [--steps 3] [--rounds 3]
 
-The ratio is of the medians of contenders in turns. Ours prints where the time goes, and which share of the
-machine's fastest matrix products (1,024 rows and columns, in the precision that was chosen) it reaches. TRL's wheel
-is fetched with pip and unpacked into a temporary folder, never installed.
+The ratio is of the medians of contenders in turns. Ours prints where the time goes, and which share it reaches of
+the machine's fastest matrix products (1,024 rows and columns, in the precision that was chosen). TRL's wheel is
+fetched with pip and unpacked into a temporary folder, never installed.
 """
 
 from __future__ import annotations
