@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pipeline.fused import linear_cross_entropy
+from pipeline.lean import make_lean
 from pipeline.packed_attention import Documents, keeps_apart, within
-from pipeline.short_attention import make_lean
 
 
 class NextToken(nn.Module):

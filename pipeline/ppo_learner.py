@@ -18,8 +18,8 @@ from pipeline.actor_critic import ActorCritic
 from pipeline.checkpoint import load_state, save_state
 from pipeline.episodes import Rewards, load_rewards, read_prompts
 from pipeline.language_model import LanguageModel, model_folder, publish_model
+from pipeline.lean import make_lean
 from pipeline.next_token import NextToken
-from pipeline.short_attention import make_lean
 from reward.role_adapters import POLICY, VALUE, Role, Trunk
 
 if TYPE_CHECKING:

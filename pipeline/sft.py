@@ -19,8 +19,8 @@ from data.rows import ChatRow, TextRow, read_jsonl, require_rows, write_jsonl
 from data.sampler import batches_by_length, indices, order
 from pipeline import trl_adapter
 from pipeline.language_model import UNLIMITED, LanguageModel, context_of, publish_model
+from pipeline.lean import make_lean
 from pipeline.metrics import read_metrics
-from pipeline.short_attention import make_lean
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun

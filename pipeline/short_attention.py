@@ -12,49 +12,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-from pipeline.fused import autocast_dtype, fuse_norms
+from pipeline.fused import autocast_dtype
 
 NAME = "short"  # as transformers knows this attention
 LONGEST = 256  # tokens of a sequence that is short: its weights are at most four times a head's numbers of 64
-
-
-def make_lean(*models: Any) -> None:
-    """Let models that are trained compute with less memory traffic: by `rms_norm`, and by `attend` on a CPU.
-
-    Under autocast rotary positions are in its type too. Models that norm or attend in another way than these
-    replace are left as they are.
-    """
-    for model in models:
-        if not isinstance(model, nn.Module):
-            continue
-        fuse_norms(model)
-        for part in model.modules():
-            if isinstance(part, PreTrainedModel) and _asks_for_attention(part):
-                part.set_attn_implementation(NAME)
-            is_rotary = type(part).__name__.endswith("RotaryEmbedding")
-            if is_rotary and _in_autocast_type not in part._forward_hooks.values():
-                part.register_forward_hook(_in_autocast_type)
-
-
-def _in_autocast_type(module: nn.Module, inputs: Any, output: Any) -> Any:
-    """Round the cosines and sines of rotary positions under autocast, as a model in bfloat16 does.
-
-    In float32 they would turn queries and keys into float32, and attention turns those back.
-    """
-    dtype = autocast_dtype(output[0])
-    return output if dtype is None else tuple(x.to(dtype) for x in output)
-
-
-def _asks_for_attention(model: PreTrainedModel) -> bool:
-    """Whether a model on a CPU takes its attention from transformers, and this one would replace `sdpa`."""
-    plain = model.config._attn_implementation == "sdpa"
-    return plain and model.device.type == "cpu" and model._supports_attention_backend
 
 
 def attend(

@@ -36,3 +36,30 @@ def tiny_llama():
         return model.eval()
 
     return make
+
+
+@pytest.fixture
+def tiny_model():
+    """A factory of small causal language models of any architecture, far from uniform by `noise`."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    def make(name, noise=0.2, **settings):
+        sizes = {
+            "vocab_size": 29,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 128,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+        }
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **sizes | settings))
+            for parameter in model.parameters():
+                parameter.data += noise * torch.randn_like(parameter)
+        return model.eval()
+
+    return make

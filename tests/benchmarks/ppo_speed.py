@@ -107,8 +107,8 @@ def make_learner(layout: str, steps: int, precision: str, folder: Path):
     from pipeline import ppo_learner
     from pipeline.actor_critic import ActorCritic
     from pipeline.episodes import Rewards
+    from pipeline.lean import make_lean
     from pipeline.run import StageRun
-    from pipeline.short_attention import make_lean
     from pipeline.stages.ppo import Config
     from reward.role_adapters import POLICY, VALUE, Role, Trunk
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline import lean_decoder
 from pipeline.rollout import sample
@@ -26,32 +25,13 @@ OTHERS = {
 PROMPTS = [[1, 5, 9], [1, 7, 3, 4, 8, 11, 6], [1, 4], [1, 9, 9, 9, 2]]
 
 
-def make(name, **settings):
-    sizes = {
-        "vocab_size": 29,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 128,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-    }
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name.split()[0], **sizes | settings))
-    for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return model.eval()
-
-
 def drawn(model, tokens=80, stop_ids=(2,)):
     return sample(model, PROMPTS, keys=range(4), max_new_tokens=tokens, stop_ids=stop_ids, pad_id=0)
 
 
 @pytest.mark.parametrize("name", LEAN)
-def test_completions_and_logprobs_are_those_of_transformers_steps(name, monkeypatch):
-    model = make(name, **LEAN[name])
+def test_completions_and_logprobs_are_those_of_transformers_steps(tiny_model, name, monkeypatch):
+    model = tiny_model(name.split()[0], noise=0.1, **LEAN[name])
     assert lean_decoder.qualifies(model)
     # 80 tokens after a prompt of 7 make the cache grow three times; rows end at different places.
     ours = drawn(model)
@@ -62,9 +42,11 @@ def test_completions_and_logprobs_are_those_of_transformers_steps(name, monkeypa
     assert torch.allclose(ours.logprobs, theirs.logprobs, atol=1e-4)  # nats; the order of sums differs
 
 
-def test_in_bfloat16_it_is_closer_to_the_exact_log_probabilities_than_transformers_steps(monkeypatch):
-    exact = make("llama")
-    rounded = make("llama").bfloat16()
+def test_in_bfloat16_it_is_closer_to_the_exact_log_probabilities_than_transformers_steps(
+    tiny_model, monkeypatch
+):
+    exact = tiny_model("llama", noise=0.1)
+    rounded = tiny_model("llama", noise=0.1).bfloat16()
     gaps = []
     for _ in range(2):
         found = drawn(rounded, stop_ids=())
@@ -78,14 +60,14 @@ def test_in_bfloat16_it_is_closer_to_the_exact_log_probabilities_than_transforme
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_architectures_take_transformers_steps(name):
-    model = make(name, **OTHERS[name])
+def test_other_architectures_take_transformers_steps(tiny_model, name):
+    model = tiny_model(name.split()[0], noise=0.1, **OTHERS[name])
     assert not lean_decoder.qualifies(model)
     assert drawn(model, tokens=3).tokens.shape == (4, 3)
 
 
-def test_models_with_adapters_under_autocast_or_too_large_take_transformers_steps(monkeypatch):
-    model = make("llama")
+def test_models_with_adapters_under_autocast_or_too_large_take_transformers_steps(tiny_model, monkeypatch):
+    model = tiny_model("llama", noise=0.1)
     assert lean_decoder.qualifies(model)
     with torch.autocast("cpu", torch.bfloat16):
         assert not lean_decoder.qualifies(model)
@@ -96,8 +78,8 @@ def test_models_with_adapters_under_autocast_or_too_large_take_transformers_step
     assert not lean_decoder.qualifies(model)
 
 
-def test_it_reads_the_weights_of_the_moment():
-    model = make("llama")
+def test_it_reads_the_weights_of_the_moment(tiny_model):
+    model = tiny_model("llama", noise=0.1)
     before = drawn(model, tokens=5).completions()
     model.lm_head.weight.data.neg_()
     assert drawn(model, tokens=5).completions() != before

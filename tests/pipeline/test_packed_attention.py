@@ -21,25 +21,6 @@ def starts(*rows):
     return torch.tensor([[mark == "1" for mark in row] for row in rows])
 
 
-def make(name, **settings):
-    sizes = {
-        "vocab_size": 29,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 64,
-        "bos_token_id": BEGIN,
-        "eos_token_id": END,
-        "pad_token_id": 0,
-    }
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **sizes | settings))
-    for parameter in model.parameters():
-        parameter.data += 0.2 * torch.randn_like(parameter)
-    return model.eval()
-
-
 def documents_of(*lengths):
     """Documents of random words between their begin and their end."""
     generator = torch.Generator().manual_seed(1)
@@ -66,8 +47,8 @@ def test_documents_of_similar_length_share_a_group_and_padding_is_never_read_bac
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_a_packed_document_is_read_as_if_it_stood_alone(name):
-    model = make(name, **SIZES[name])
+def test_a_packed_document_is_read_as_if_it_stood_alone(tiny_model, name):
+    model = tiny_model(name, **SIZES[name])
     assert keeps_apart(model)
     alone = documents_of(5, 9, 8, 10)
     rows = torch.tensor([alone[0] + alone[1] + alone[2], alone[3] + alone[1] + alone[0][:3]])[:, :22]
@@ -81,8 +62,8 @@ def test_a_packed_document_is_read_as_if_it_stood_alone(name):
     assert torch.allclose(packed[1, 10:19], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_loss_and_its_gradients_are_those_of_the_documents_alone():
-    model = make("llama", **SIZES["llama"])
+def test_the_loss_and_its_gradients_are_those_of_the_documents_alone(tiny_model):
+    model = tiny_model("llama", **SIZES["llama"])
     module = NextToken(model)
     assert module.apart
     alone = documents_of(5, 9, 8)
@@ -99,8 +80,8 @@ def test_the_loss_and_its_gradients_are_those_of_the_documents_alone():
         assert torch.allclose(found, parameter.grad, rtol=1e-3, atol=1e-5)
 
 
-def test_a_model_without_a_begin_token_reads_whole_rows():
-    module = NextToken(make("llama", bos_token_id=None))
+def test_a_model_without_a_begin_token_reads_whole_rows(tiny_model):
+    module = NextToken(tiny_model("llama", bos_token_id=None))
     assert not module.apart
     first, second, third = documents_of(6, 6, 6)
     losses = [module(torch.tensor([before + third])).item() for before in (first, second)]
@@ -117,8 +98,8 @@ def test_an_architecture_with_its_own_attention_is_found_out():
     assert not NextToken(model).apart
 
 
-def test_the_attention_is_as_before_afterwards():
-    model = make("llama", **SIZES["llama"])
+def test_the_attention_is_as_before_afterwards(tiny_model):
+    model = tiny_model("llama", **SIZES["llama"])
     before = model.config._attn_implementation
     with within(Documents.of(starts("1010")), model):
         assert model.config._attn_implementation != before

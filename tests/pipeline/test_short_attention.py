@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from pipeline import short_attention
-from pipeline.short_attention import NAME, causal_attention, make_lean
+from pipeline.lean import make_lean
+from pipeline.short_attention import NAME, causal_attention
 
 SIZES = {
     "llama": {"num_key_value_heads": 2},
@@ -22,25 +23,6 @@ SIZES = {
 
 def drawn(*shape, dtype=torch.float64):
     return torch.randn(*shape, dtype=dtype).requires_grad_()
-
-
-def make(name, **settings):
-    sizes = {
-        "vocab_size": 29,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 64,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-    }
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **sizes | settings))
-    for parameter in model.parameters():
-        parameter.data += 0.2 * torch.randn_like(parameter)
-    return model.eval()
 
 
 @pytest.mark.parametrize("key_heads", [6, 3, 1])
@@ -88,8 +70,8 @@ def test_under_autocast_it_is_in_autocast_s_type_and_about_as_exact_as_pytorch_s
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_a_lean_model_computes_what_it_computed(name):
-    model, plain = make(name, **SIZES[name]), make(name, **SIZES[name])
+def test_a_lean_model_computes_what_it_computed(tiny_model, name):
+    model, plain = tiny_model(name, **SIZES[name]), tiny_model(name, **SIZES[name])
     make_lean(model)
     assert model.config._attn_implementation == NAME
     tokens = torch.arange(36).view(3, 12) % 29
@@ -104,8 +86,8 @@ def test_a_lean_model_computes_what_it_computed(name):
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_masked_rows_are_left_to_pytorch(name, side):
-    model, plain = make(name, **SIZES[name]), make(name, **SIZES[name])
+def test_masked_rows_are_left_to_pytorch(tiny_model, name, side):
+    model, plain = tiny_model(name, **SIZES[name]), tiny_model(name, **SIZES[name])
     make_lean(model)
     mask = torch.ones(2, 9, dtype=torch.long)
     mask[1, slice(0, 4) if side == "left" else slice(5, 9)] = 0
@@ -115,40 +97,40 @@ def test_masked_rows_are_left_to_pytorch(name, side):
     assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_it_is_used_on_short_sequences_alone(monkeypatch):
+def test_it_is_used_on_short_sequences_alone(tiny_model, monkeypatch):
     calls = []
     real = short_attention.causal_attention
     monkeypatch.setattr(short_attention, "LONGEST", 8)
     monkeypatch.setattr(
         short_attention, "causal_attention", lambda *x: calls.append(x[0].shape[2]) or real(*x)
     )
-    model = make("llama", **SIZES["llama"])
+    model = tiny_model("llama", **SIZES["llama"])
     make_lean(model)
     for length in (1, 2, 8, 9):
         model(input_ids=torch.arange(length)[None])
     assert calls == [2, 2, 8, 8]  # two layers each
 
 
-def test_dropout_and_other_kinds_of_attention_are_left_as_they_are():
-    eager = make("llama", attn_implementation="eager")
+def test_dropout_and_other_kinds_of_attention_are_left_as_they_are(tiny_model):
+    eager = tiny_model("llama", attn_implementation="eager")
     make_lean(eager)
     assert eager.config._attn_implementation == "eager"
-    model = make("gpt2", attn_pdrop=0.5, n_positions=64)
+    model = tiny_model("gpt2", attn_pdrop=0.5, n_positions=64)
     make_lean(model)
     dropped = copy.deepcopy(model).train()
     tokens = torch.arange(12)[None]
     assert not torch.allclose(dropped(input_ids=tokens).logits, dropped(input_ids=tokens).logits)
 
 
-def test_a_lean_model_is_saved_like_any_other(tmp_path):
-    model = make("llama")
+def test_a_lean_model_is_saved_like_any_other(tiny_model, tmp_path):
+    model = tiny_model("llama")
     make_lean(model)
     model.save_pretrained(tmp_path)
     assert f'"{NAME}"' not in (tmp_path / "config.json").read_text()
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
 
 
-def test_under_autocast_queries_and_keys_stay_in_its_type(monkeypatch):
+def test_under_autocast_queries_and_keys_stay_in_its_type(tiny_model, monkeypatch):
     seen = []
     real = short_attention.causal_attention
     monkeypatch.setattr(
@@ -156,7 +138,7 @@ def test_under_autocast_queries_and_keys_stay_in_its_type(monkeypatch):
         "causal_attention",
         lambda q, k, v, scale: seen.append(q.dtype) or real(q, k, v, scale),
     )
-    model = make("llama")
+    model = tiny_model("llama")
     make_lean(model)
     with torch.autocast("cpu", torch.bfloat16):
         make_lean(model)  # a second time changes nothing
