@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -37,6 +38,8 @@ def _in_autocast_type(module: nn.Module, inputs: Any, output: Any) -> Any:
 
     In float32 they would turn queries and keys into float32, and attention turns those back.
     """
+    if not isinstance(output, tuple) or any(x.dtype != torch.float32 for x in output):
+        return output  # some architectures rotate by complex numbers
     dtype = autocast_dtype(output[0])
     return output if dtype is None else tuple(x.to(dtype) for x in output)
 

@@ -148,3 +148,14 @@ def test_under_autocast_queries_and_keys_stay_in_its_type(tiny_model, monkeypatc
         rounded = model(input_ids=torch.arange(12)[None]).logits
     assert seen == [torch.float32] * 2 + [torch.bfloat16] * 2
     assert not torch.equal(exact, rounded)
+
+
+def test_complex_rotations_are_left_as_they_are():
+    class ComplexRotaryEmbedding(torch.nn.Module):
+        def forward(self, angles):
+            return torch.polar(torch.ones_like(angles), angles)
+
+    model = ComplexRotaryEmbedding()
+    make_lean(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(torch.arange(3.0)), ComplexRotaryEmbedding()(torch.arange(3.0)))
