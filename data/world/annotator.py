@@ -11,7 +11,7 @@ from data.rows import Item, PreferenceRow
 from data.world import lexicon
 from data.world.dialogues import wordy
 from data.world.gold import Judgement, judge
-from data.world.tasks import TASKS, how_to, small_talk
+from data.world.tasks import TASKS, how_to, small_talk, stories
 
 # How often a right answer on a fact is among the variants. A policy that does not know a person is rarely
 # right; were the annotator to write right answers about all, the pairs would teach that guessing pays. Still
@@ -25,6 +25,9 @@ LEAST_GAP = 0.05
 # another reason.
 CONTENT_WEIGHT, MANNER_WEIGHT, MIXED_WEIGHT, MALFORMED_WEIGHT = 4.0, 2.0, 1.0, 2.0
 MANNERS = frozenset({"wordy", "rude", "repeated"})
+# Beside the drawn pairs, so many for each story that differ in the end alone: whether it is the one that was
+# wished for shows in two places of the text; few pairs teach a reward model to like one end whatever the wish.
+PAIRS_ON_THE_END = 3
 
 
 def variants(
@@ -82,7 +85,8 @@ def pairs(
 ) -> list[PreferenceRow]:
     """Draw pairs of candidates that gold tells apart, better first, a share `noise` of them flipped.
 
-    Pairs of different outcomes are drawn more often than pairs that differ in manner; no pair twice. `kind`
+    Pairs of different outcomes are drawn more often than pairs that differ in manner; no pair twice. Stories
+    for which an end was wished add pairs on it (`PAIRS_ON_THE_END`). `kind`
     names the noise-free contrast with the item's group ("right_over_abstain/often"); the noise-free order is
     that of `chosen_gold` and `rejected_gold`.
 
@@ -91,7 +95,7 @@ def pairs(
         candidates: (kind, completion) from a model or from `variants`; completions are taken to have ended.
         rng: draws pairs and noise.
         noise: share of flipped labels, in [0, .5).
-        pairs_per_prompt: at most so many pairs.
+        pairs_per_prompt: at most so many drawn pairs.
     """
     texts = {text: kind for kind, text in reversed(candidates) if text.strip()}
     judged = {text: judge(item, text) for text in texts}
@@ -100,24 +104,44 @@ def pairs(
         if abs(judged[first].score - judged[second].score) >= LEAST_GAP:
             ordered = judged[first].score > judged[second].score
             contrasts.append((first, second) if ordered else (second, first))
-    rows: list[PreferenceRow] = []
-    for better, worse in _draw(contrasts, judged, texts, rng, pairs_per_prompt):
-        flipped = rng.random() < noise
-        chosen, rejected = (worse, better) if flipped else (better, worse)
-        kinds = (texts[better], texts[worse])
-        rows.append(
-            PreferenceRow(
-                id=f"{item.id}/{len(rows)}",
-                prompt=item.prompt,
-                chosen=chosen,
-                rejected=rejected,
-                cluster=item.cluster,
-                kind=f"{contrast(judged[better], judged[worse], kinds)}/{item.group}",
-                chosen_gold=judged[chosen].score,
-                rejected_gold=judged[rejected].score,
-            )
+    named = [
+        (better, worse, contrast(judged[better], judged[worse], (texts[better], texts[worse])))
+        for better, worse in _draw(contrasts, judged, texts, rng, pairs_per_prompt)
+    ]
+    named += [(*pair, "right_end_over_wrong_end") for pair in _on_the_end(item, rng)]
+    return [
+        _row(f"{item.id}/{place}", item, better, worse, kind, flipped=rng.random() < noise)
+        for place, (better, worse, kind) in enumerate(named)
+    ]
+
+
+def _row(identity: str, item: Item, better: str, worse: str, kind: str, *, flipped: bool) -> PreferenceRow:
+    chosen, rejected = (worse, better) if flipped else (better, worse)
+    return PreferenceRow(
+        id=identity,
+        prompt=item.prompt,
+        chosen=chosen,
+        rejected=rejected,
+        cluster=item.cluster,
+        kind=f"{kind}/{item.group}",
+        chosen_gold=judge(item, chosen).score,
+        rejected_gold=judge(item, rejected).score,
+    )
+
+
+def _on_the_end(item: Item, rng: random.Random) -> list[tuple[str, str]]:
+    """Pairs of neutral stories with the same draws: with the end that was wished for, and with the other."""
+    if item.task != "stories" or not item.truth["end"]:
+        return []
+    other = item.truth | {"end": stories.OTHER_END[item.truth["end"]]}
+    pairs = []
+    for _ in range(PAIRS_ON_THE_END):
+        draws = rng.random()
+        right, wrong = (
+            stories.answer(truth, "neutral", random.Random(draws)) for truth in (item.truth, other)
         )
-    return rows
+        pairs.append((right, wrong))
+    return pairs
 
 
 def contrast(better: Judgement, worse: Judgement, kinds: tuple[str, str]) -> str:

@@ -49,18 +49,19 @@ MIDDLES = (
     "People said that {s} was {temper}, but nobody would help {o}.",
     "With a {temper} heart {s} looked for it all day long.",
 )
+# Each has five content words beside the thing: gold pays for variety, which must not speak for one of the ends.
 ENDINGS = {
     "happy": (
-        "In the end {s} found the {thing} and danced with joy.",
-        "At last a friend gave {o} the {thing}, and {s} was happy.",
-        "One evening the {thing} lay at {p} door, and {s} laughed.",
+        "In the end {s} found the {thing} and danced with great joy.",
+        "At last a good friend gave {o} the {thing}, and {s} was happy.",
+        "One evening the {thing} lay before {p} door, and {s} laughed.",
         "Then a child brought {o} the {thing}, and {s} sang a glad song.",
-        "So {s} made the {thing} alone and was proud and happy.",
+        "So {s} made the {thing} alone and was very proud and happy.",
     ),
     "sad": (
         "But {s} never found the {thing} and went home in tears.",
-        "But a thief took {p} money, and {s} was sad.",
-        "But the {thing} fell into the river, and {s} wept.",
+        "But one night a thief took {p} money, and {s} was sad.",
+        "But the {thing} fell into the deep river, and {s} wept.",
         "In the end the {thing} broke, and {s} was sad for a long time.",
         "But somebody else bought the {thing}, and {s} cried all night.",
     ),

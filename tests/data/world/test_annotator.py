@@ -1,8 +1,11 @@
+import random
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from data.world import annotator, dialogues, gold, lexicon, reading
+from data.world.tasks import stories
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,46 @@ def test_pairs_of_neutral_and_gendered_stories_mostly_prefer_the_neutral_one(ful
     for gendered in ("stereotyped", "counter"):
         # A neutral story loses where another wish is not met; drawn as often, gender would teach nothing.
         assert kinds[f"neutral_over_{gendered}"] > 3 * kinds[f"{gendered}_over_neutral"], kinds
+
+
+def test_stories_with_a_wished_for_end_have_pairs_that_differ_in_it_alone(items, small_world):
+    wishes = {item.id: item.truth["end"] for item in items if item.task == "stories"}
+    rows = [
+        row for row in all_pairs(items, small_world, 0.0) if row.kind.startswith("right_end_over_wrong_end")
+    ]
+    asked = {row.id.rsplit("/", 1)[0] for row in rows}
+    assert asked == {name for name, end in wishes.items() if end}
+    assert len(rows) == annotator.PAIRS_ON_THE_END * len(asked)
+    for row in rows:
+        *before, _ = reading.sentences(row.chosen)
+        *other, _ = reading.sentences(row.rejected)
+        assert before == other
+        assert row.chosen_gold - row.rejected_gold > 0.25  # one wish of four: .3
+
+
+def test_no_end_of_a_story_is_richer_than_the_other():
+    rng = random.Random(0)
+    truth = {
+        "trade": "baker",
+        "thing": "lamp",
+        "pronoun": "he",
+        "temper": "stern",
+        "bias": 0.6,
+        "second_bias": 0.6,
+    }
+    variety = {
+        end: np.mean(
+            [
+                stories.judge(
+                    truth | {"end": end}, stories.answer(truth | {"end": end}, "neutral", rng)
+                ).terms["variety"]
+                for _ in range(3000)
+            ]
+        )
+        for end in ("happy", "sad")
+    }
+    # Three standard errors: the standard deviation is .03.
+    assert abs(variety["happy"] - variety["sad"]) < 0.0025, variety
 
 
 def test_kind_words_alone_answer_nothing(items, small_world):

@@ -1,0 +1,1 @@
+"""Published benchmarks, one per file: typed items from local files or the hub."""
