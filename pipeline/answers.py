@@ -120,6 +120,21 @@ class Context:
             self._loaded[stage] = LanguageModel.load(self.models[stage].folder, device=self.run.device)
         return self._loaded[stage]
 
+    def continuations(self, stage: str, requests: Sequence[tuple[str, str]]) -> list[list[float]]:
+        """Log-probability of every token of each continuation after its context, under one model.
+
+        See `pipeline.loglikelihood.continuation_logprobs`; give it all requests at once.
+        """
+        from pipeline.loglikelihood import continuation_logprobs
+
+        with self.run.progress(f"{stage} log-probabilities", len(requests), "continuations") as bar:
+
+            def advance(num: int) -> None:
+                bar.advance(num)
+                self.run.check_stop()
+
+            return continuation_logprobs(self.model(stage), requests, advance=advance)
+
 
 @dataclass(frozen=True)
 class Score:
@@ -145,7 +160,7 @@ def find_models(folders: Sequence[Path]) -> dict[str, Model]:
     models: dict[str, Model] = {}
     for folder in folders:
         record = read_json(folder / STAGE_JSON) or {}
-        plain = is_base(record)
+        plain = is_base(record) if record else not _has_chat_format(folder)
         name = BASE if plain and BASE not in models else folder.name
         while name in models:
             name += "_2"
@@ -154,6 +169,21 @@ def find_models(folders: Sequence[Path]) -> dict[str, Model]:
         names[folder.name] = name
         models[name] = Model(name, folder, parent, plain)
     return models
+
+
+def _has_chat_format(source: Path) -> bool:
+    """Whether a model that no run made has a chat template."""
+    from transformers import AutoTokenizer
+
+    from pipeline.language_model import model_folder
+
+    try:
+        return AutoTokenizer.from_pretrained(model_folder(source)).chat_template is not None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{source}: no tokenizer could be loaded ({str(error).splitlines()[0]}); a model is a run, a stage "
+            "folder, a Hugging Face folder, or a hub id"
+        ) from error
 
 
 def chosen_items(items: Sequence[Item], max_per_group: int | None) -> list[Item]:

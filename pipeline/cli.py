@@ -246,7 +246,14 @@ def chat(
 def evaluate(
     model: Annotated[list[str], typer.Argument(help="Runs, stage folders, or Hugging Face folders or ids.")],
     suite: Annotated[
-        str | None, typer.Option("--suite", help="Evaluations by name, separated by commas.")
+        str | None,
+        typer.Option(
+            "--suite", help="Evaluations, or suites (truthfulness, bias, ...), separated by commas."
+        ),
+    ] = None,
+    data_root: Annotated[
+        str | None,
+        typer.Option("--data-root", help="Folder of the benchmarks' files; FLEDGE_DATA by default."),
     ] = None,
     runs_dir: RunsDir = RUNS,
     as_json: AsJson = False,
@@ -255,7 +262,7 @@ def evaluate(
     from pipeline.evaluation import evaluate as evaluate_models
 
     _quiet_libraries()
-    evaluate_models(model, suite=_split(suite), runs_dir=runs_dir, as_json=as_json)
+    evaluate_models(model, suite=_split(suite), data_root=data_root, runs_dir=runs_dir, as_json=as_json)
 
 
 @app.command()

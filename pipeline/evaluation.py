@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError
+from pipeline.graph import data_root_of
 from pipeline.run_directory import (
     RUN_JSON,
     STAGE_JSON,
@@ -32,6 +33,7 @@ def evaluate(
     *,
     suite: Sequence[str] | None = None,
     data: str | None = None,
+    data_root: str | None = None,
     runs_dir: Path = Path("runs"),
     as_json: bool = False,
 ) -> dict[str, Any]:
@@ -39,8 +41,10 @@ def evaluate(
 
     Args:
         sources: one run (all its models are compared), or stage folders, Hugging Face folders or ids.
-        suite: evaluations by name; None takes all that there is data for.
-        data: the run whose items, pairs and texts are used; needed where no source belongs to a run.
+        suite: evaluations by name, or whole suites; None takes all that need no data beside the run's.
+        data: the run whose items, pairs and texts are used; needed where no source belongs to a run and the
+            suite names no benchmark, which brings its own.
+        data_root: the folder of the benchmarks' files; None takes FLEDGE_DATA.
         runs_dir: where runs are looked for by name.
         as_json: print JSON instead of a table.
 
@@ -50,7 +54,10 @@ def evaluate(
     from rich.console import Console
 
     started = time.monotonic()
-    found = [_results(chain, models, suite) for chain, models in _jobs(sources, data, runs_dir)]
+    wanted = None if suite is None else _checked(suite)
+    root = data_root_of(data_root)
+    jobs = _jobs(sources, data, runs_dir, benchmarks=bool(wanted))
+    found = [_results(chain, models, suite, root) for chain, models in jobs]
     results: dict[str, Any] = {
         "run": [label for label, _ in found] if len(found) > 1 else found[0][0],
         "recipe": None,
@@ -65,8 +72,24 @@ def evaluate(
     return results
 
 
-def _jobs(sources: Sequence[str], data: str | None, runs_dir: Path) -> list[tuple[Path, list[Path]]]:
-    """Pairs of the chain that supplies the data, and the models to evaluate on it."""
+def _checked(suite: Sequence[str]) -> list[str]:
+    """The benchmarks among the evaluations that a suite names.
+
+    Raises:
+        InputError: it names none at all, or one that does not exist.
+    """
+    from data import open_folder
+    from pipeline.stages.evaluate import EVALS, evaluations, is_benchmark
+
+    if not suite:
+        raise InputError("--suite names no evaluation; name one or more, or leave the option out for all")
+    return [name for name in evaluations(suite) if is_benchmark(open_folder.load(EVALS, name))]
+
+
+def _jobs(
+    sources: Sequence[str], data: str | None, runs_dir: Path, *, benchmarks: bool
+) -> list[tuple[Path | None, list[Path]]]:
+    """Pairs of the chain that supplies the data (None: the benchmarks' own), and the models to evaluate."""
     if (
         len(sources) == 1
         and not (Path(sources[0]) / "config.json").is_file()
@@ -78,12 +101,12 @@ def _jobs(sources: Sequence[str], data: str | None, runs_dir: Path) -> list[tupl
     if data is not None:
         return [(_chains(find_run(runs_dir, data))[0], models)]
     owners = [path.parent.parent for path in models if (path / STAGE_JSON).is_file()]
-    if not owners:
+    if not owners and not benchmarks:
         raise InputError(
-            f"{', '.join(sources)}: no run to take the questions from; evaluate a run or a stage of one, or name "
-            "one as well: fledge evaluate RUN MODEL"
+            f"{', '.join(sources)}: no run to take the questions from; evaluate a run or a stage of one, name "
+            "one as well (fledge evaluate RUN MODEL), or name benchmarks: --suite truthfulness,bias"
         )
-    return [(owners[0], models)]
+    return [(owners[0] if owners else None, models)]
 
 
 def _is_run(source: str, runs_dir: Path) -> bool:
@@ -116,7 +139,9 @@ def _stages(chain: Path, kinds: Sequence[str]) -> list[str]:
     ]
 
 
-def _results(chain: Path, models: list[Path], suite: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
+def _results(
+    chain: Path | None, models: list[Path], suite: Sequence[str] | None, data_root: Path | None
+) -> tuple[str, dict[str, Any]]:
     """Run the evaluate stage in a folder of its own on a chain's data; the chain's label and the results."""
     from pipeline.progress import make_reporter
     from pipeline.run import StageRun
@@ -124,22 +149,23 @@ def _results(chain: Path, models: list[Path], suite: Sequence[str] | None) -> tu
 
     if not models:
         raise InputError(f"{chain} has no finished model yet; run it first")
-    settings = _settings(chain)
+    settings = _settings(chain) if chain else {}
     if suite is not None:
-        if not suite:
-            raise InputError("--suite names no evaluation; name one or more, or leave the option out for all")
         settings["suite"] = list(suite)
     model = stage.config_class(settings)
     known = {name: value for name, value in settings.items() if name in model.model_fields}
     config = model.model_validate(known)
     assert isinstance(config, stage.Config)
     inputs: dict[str, Any] = {"models": models}
-    for kind in SINGLE:
-        names = _stages(chain, (kind,))
-        if names:
-            inputs[kind] = stage_dir(chain, names[-1])
-    record = read_json(chain / RUN_JSON) or {}
-    label = record.get("recipe", chain.name)
+    record: dict[str, Any] = {}
+    label = " ".join(path.name for path in models)
+    if chain:
+        record = read_json(chain / RUN_JSON) or {}
+        label = record.get("recipe", chain.name)
+        for kind in SINGLE:
+            names = _stages(chain, (kind,))
+            if names:
+                inputs[kind] = stage_dir(chain, names[-1])
     with TemporaryDirectory(prefix="fledge-") as folder:
         run = StageRun(
             "evaluate",
@@ -147,6 +173,7 @@ def _results(chain: Path, models: list[Path], suite: Sequence[str] | None) -> tu
             seed=int(record.get("seed") or 0),
             inputs=inputs,
             precision=record.get("precision", "float32"),
+            data_root=data_root,
             reporter=make_reporter(),
         )
         stage.run(config, run, command=f"fledge evaluate {label}")

@@ -177,7 +177,7 @@ class _Job:
         (self.folder / "stages").mkdir(exist_ok=True)
         clean_strays(self.folder)
         clean_strays(self.folder / "stages")
-        data_root = data_root_of(self.recipe.settings)
+        data_root = data_root_of(self.recipe.settings.data_root)
         decisions = schedule(
             self.recipe,
             self.folder,

@@ -75,15 +75,17 @@ def redact_change(change: str) -> str:
     return change if hidden == value else f"{key}={hidden if isinstance(hidden, str) else json.dumps(hidden)}"
 
 
-def data_root_of(settings: RecipeSettings) -> Path | None:
-    """The folder of real data: the recipe's, else that of FLEDGE_DATA; relative to the working directory."""
-    given = settings.data_root or os.environ.get("FLEDGE_DATA") or None
-    if given is None:
+def data_root_of(given: str | None) -> Path | None:
+    """The folder of real data: the one given, else that of FLEDGE_DATA; relative to the working directory."""
+    wanted = given or os.environ.get("FLEDGE_DATA") or None
+    if wanted is None:
         return None
-    path = Path(given).expanduser()
+    path = Path(wanted).expanduser()
     if not path.is_dir():
-        name = "data_root" if settings.data_root else "FLEDGE_DATA"
-        raise InputError(f"{name} is {given!r}, which is no folder; name the folder that holds the data sets")
+        name = "data_root" if given else "FLEDGE_DATA"
+        raise InputError(
+            f"{name} is {wanted!r}, which is no folder; name the folder that holds the data sets"
+        )
     return path
 
 
@@ -375,7 +377,7 @@ class _Builder:
         """Rules between settings of several stages, and the files that the stages will read."""
         data_root, has_root = None, True
         try:
-            data_root = data_root_of(settings)
+            data_root = data_root_of(settings.data_root)
         except InputError as error:
             self.problems.extend(error.problems)
             has_root = False

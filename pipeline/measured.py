@@ -10,38 +10,54 @@ from data.randomness import key
 from pipeline.records import Comparison, Figure, Record
 
 if TYPE_CHECKING:
-    from pipeline.statistics import Interval
+    import numpy as np
+    from jaxtyping import Float
+
+    from pipeline.statistics import Interval, Paired, Statistic
 
 LEVEL = 0.05
 IMPROVED, REGRESSED, CHANGED, NO_EVIDENCE = "improved", "regressed", "changed", "no evidence"
 
 
 class Scored(NamedTuple):
-    """One item's score with the cluster and the weight that it has in the figure."""
+    """One item's score with its cluster, the weight that it has in the figure, and the text that was scored."""
 
     id: str
     cluster: str
     score: float
     weight: float = 1.0
+    text: str = ""
 
 
 @dataclass(frozen=True)
 class Measured:
     """One figure over all stages, before its intervals.
 
-    `kind` is a rate of 0 and 1 (1/2 for ties), a mean, or a ratio of the sum of scores to the sum of weights.
-    `better` is +1 where more is better, -1 where less is, 0 where neither. `headline` figures form the family
-    that is corrected for being several.
+    `kind` is a rate of 0 and 1 (1/2 for ties), a mean, a ratio of the sum of scores to the sum of weights, or any
+    other statistic. `better` is +1 where more is better, -1 where less is, 0 where neither. `headline` figures
+    form the family that is corrected for being several.
+
+    A statistic is computed by `statistic` from a stage's scored items, without those that are nan; it gives nan
+    where it is not defined, and such a stage has no figure. Its interval is a cluster bootstrap, or a jackknife
+    where drawing an item twice would change the statistic by itself. `resampled` is for speed alone: the same
+    statistic of many samples at once, from the items and how often each counts, shape (samples, items), to shape
+    (samples,).
     """
 
     name: str
     unit: str
-    kind: Literal["rate", "mean", "ratio"]
+    kind: Literal["rate", "mean", "ratio", "statistic"]
     scores: Mapping[str, Sequence[Scored]]
     better: int = 0
     nulls: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     headline: bool = False
     compared: bool = True
+    statistic: Callable[[Sequence[Scored]], float] | None = None
+    resampled: Callable[[Sequence[Scored], Float[np.ndarray, "samples items"]], np.ndarray] | None = None
+    interval: Literal["bootstrap", "jackknife"] = "bootstrap"
+
+    def __post_init__(self) -> None:
+        assert (self.kind == "statistic") == (self.statistic is not None), f"{self.name} is a {self.kind}"
 
 
 def of_records(
@@ -55,7 +71,7 @@ def of_records(
     found = {}
     for stage, rows in records.items():
         kept = [
-            Scored(row.id, row.cluster, score(row), row.weight)
+            Scored(row.id, row.cluster, score(row), row.weight, row.completion)
             for row in rows
             if (measure is None or row.measure == measure) and (group is None or row.group == group)
         ]
@@ -85,7 +101,12 @@ def figures_of(measured: Measured, *, seed: int, command: str) -> list[Figure]:
     """One figure for each stage."""
     figures = []
     for stage, rows in measured.scores.items():
-        found = interval_of(measured.kind, rows)
+        if measured.kind == "statistic":
+            found = _statistic_interval(measured, rows, key=key("bootstrap", seed, measured.name, stage))
+            if found.value != found.value:
+                continue
+        else:
+            found = interval_of(measured.kind, rows)
         nulls = dict(measured.nulls.get(stage, {}))
         figures.append(
             Figure(
@@ -106,7 +127,7 @@ def figures_of(measured: Measured, *, seed: int, command: str) -> list[Figure]:
 
 
 def comparison_of(measured: Measured, before: str, after: str, *, seed: int) -> Comparison | None:
-    """The paired change of one figure between two stages, or None where they share no items."""
+    """The paired change of one figure between two stages, or None where they share no items that tell it."""
     import numpy as np
 
     from pipeline import statistics
@@ -117,14 +138,18 @@ def comparison_of(measured: Measured, before: str, after: str, *, seed: int) -> 
     pairs = [(earlier[row.id], row) for row in measured.scores[after] if row.id in earlier]
     if not pairs:
         return None
-    old, new = (np.array([row.score for row in side]) for side in zip(*pairs, strict=True))
-    if measured.kind == "ratio":
-        # The items' shares of the ratio, so that their mean is it.
-        mean_weight = np.mean([row.weight for row, _ in pairs])
-        old, new = old / mean_weight, new / mean_weight
-    found = statistics.paired_difference(
-        old, new, [row.cluster for row, _ in pairs], key=key("bootstrap", seed, measured.name, before, after)
-    )
+    draws = key("bootstrap", seed, measured.name, before, after)
+    if measured.kind == "statistic":
+        found = _statistic_difference(measured, pairs, key=draws)
+        if found.value != found.value:
+            return None
+    else:
+        old, new = (np.array([row.score for row in side]) for side in zip(*pairs, strict=True))
+        if measured.kind == "ratio":
+            # The items' shares of the ratio, so that their mean is it.
+            mean_weight = np.mean([row.weight for row, _ in pairs])
+            old, new = old / mean_weight, new / mean_weight
+        found = statistics.paired_difference(old, new, [row.cluster for row, _ in pairs], key=draws)
     return Comparison(
         measured.name,
         before,
@@ -143,6 +168,45 @@ def comparison_of(measured: Measured, before: str, after: str, *, seed: int) -> 
         found.smallest,
         "",
     )
+
+
+def _statistic_interval(measured: Measured, rows: Sequence[Scored], *, key: int) -> Interval:
+    """The statistic of one stage's scored items, with its interval."""
+    from pipeline import statistics
+
+    rows = [row for row in rows if row.score == row.score]
+    clusters = [row.cluster for row in rows]
+    if measured.interval == "jackknife":
+        return statistics.jackknife(_of_samples(measured, rows), clusters)
+    return statistics.bootstrap(_of_samples(measured, rows), clusters, key=key)
+
+
+def _statistic_difference(measured: Measured, pairs: Sequence[tuple[Scored, Scored]], *, key: int) -> Paired:
+    """The change of the statistic over the items that are scored on both sides."""
+    from pipeline import statistics
+
+    pairs = [(old, new) for old, new in pairs if old.score == old.score and new.score == new.score]
+    before, after = (_of_samples(measured, [pair[side] for pair in pairs]) for side in (0, 1))
+    clusters = [row.cluster for row, _ in pairs]
+    if measured.interval == "jackknife":
+        return statistics.jackknife_difference(before, after, clusters)
+    return statistics.bootstrap_difference(before, after, clusters, key=key)
+
+
+def _of_samples(measured: Measured, rows: Sequence[Scored]) -> Statistic:
+    """The statistic as a function of how often each item counts."""
+    import numpy as np
+
+    resampled, statistic = measured.resampled, measured.statistic
+    if resampled is not None:
+        return lambda counts: resampled(rows, counts)
+    assert statistic is not None
+
+    def of(counts: np.ndarray) -> np.ndarray:
+        drawn = [np.repeat(np.arange(len(rows)), row.astype(int)).tolist() for row in counts]
+        return np.array([statistic([rows[place] for place in places]) for places in drawn])
+
+    return of
 
 
 def with_verdicts(comparisons: Sequence[Comparison]) -> list[Comparison]:

@@ -39,7 +39,7 @@ def make_plan(
         from pipeline.precision import resolve_precision
 
         precision, _ = resolve_precision("auto")
-    data_root = data_root_of(recipe.settings)
+    data_root = data_root_of(recipe.settings.data_root)
     speed = _training_speed(precision) if probe else None
     stages: list[dict[str, Any]] = []
     costs: dict[str, Cost] | None = None

@@ -2,13 +2,14 @@
 
 Items of one cluster (a person, a template, a book) are alike, so uncertainty comes from the clusters.
 Sources: Miller 2024 (arXiv 2411.00640, appendix A), Wilson 1927, Kish 1965 (design effect), Hesterberg 2015
-(expanded percentile interval), McNemar 1947, Holm 1979. A score of nan could not be scored: it is left out
-and not counted in `num`.
+(expanded percentile interval), Efron 1982 (jackknife), Bradley and Terry 1952, Dubois et al. 2024
+(arXiv 2404.04475, length control), McNemar 1947, Holm 1979. A score of nan could not be
+scored: it is left out and not counted in `num`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,11 @@ from jaxtyping import Float, Int
 
 Scores = Sequence[float] | Float[np.ndarray, " items"]
 Clusters = Any  # one name or number per item; None: every item is its own cluster
+# A figure that is no mean: from how often each item counts, in many samples at once, to its value in each.
+Statistic = Callable[[Float[np.ndarray, "samples items"]], Float[np.ndarray, " samples"]]
 
 FEW_CLUSTERS = 30  # below this many, intervals are rough and the report says so
+NEWTON_STEPS, NEWTON_TOLERANCE = 40, 1e-9  # of logistic models; six to eight steps are usual
 
 
 class Interval(NamedTuple):
@@ -233,7 +237,210 @@ def decided_win_rate(
     return rate(np.where(wins == 0.5, np.nan, wins), clusters, level=level)
 
 
+# --- rankings --------------------------------------------------------------------------------------------
+
+
+def win_counts(
+    scores: Float[np.ndarray, "sides items"], counts: Float[np.ndarray, "*samples items"]
+) -> Float[np.ndarray, "*samples sides sides"]:
+    """How often side i scores higher than side j, ties half; items that either could not score are left out."""
+    wins = win_scores(scores[:, None], scores[None])
+    shape = (*counts.shape[:-1], len(scores), len(scores))
+    return (counts @ np.nan_to_num(wins).reshape(-1, wins.shape[-1]).T).reshape(shape)
+
+
+def bradley_terry(wins: Float[np.ndarray, "*samples sides sides"]) -> Float[np.ndarray, "*samples sides"]:
+    """Strengths by maximum likelihood, `P(i beats j) = sigmoid(s_i - s_j)`; log-odds, of mean 0.
+
+    `wins[i, j]` is how often i beat j, ties half. A side that always won counts as having lost half a time, as the
+    likelihood may have no finite maximum. All sides must have met, if by way of a third.
+    """
+    wins = np.asarray(wins, dtype=float)
+    sides = np.arange(wins.shape[-1])
+    met = wins + wins.swapaxes(-1, -2)
+    wins = np.clip(wins, np.minimum(0.5, met / 2), met - np.minimum(0.5, met / 2))
+    strengths = np.zeros(wins.shape[:-1])
+    for _ in range(NEWTON_STEPS):
+        chance = _sigmoid(strengths[..., :, None] - strengths[..., None, :])
+        weight = met * chance * (1 - chance)
+        gradient = (wins - met * chance).sum(axis=-1)
+        # The likelihood does not change where all strengths grow alike; 1/sides keeps their mean at 0.
+        curvature = 1 / len(sides) - weight
+        curvature[..., sides, sides] += weight.sum(axis=-1)
+        step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
+        strengths = strengths + _shortened(step)
+        if np.abs(step).max(initial=0) < NEWTON_TOLERANCE:
+            break
+    return strengths
+
+
+def length_controlled_win_rate(
+    wins: Scores, length_differences: Scores, counts: Float[np.ndarray, "samples items"]
+) -> Float[np.ndarray, " samples"]:
+    """Win rate that a logistic model predicts for answers of equal length (Dubois et al. 2024).
+
+    `P(win) = sigmoid(a + b tanh(d / sd(d)))` with d = length of ours - of theirs; the result is `sigmoid(a)`.
+    `wins` are 0, 1 or, for ties, 1/2. Differs from the paper: no term for how hard an instruction is, as no other
+    models' wins are there to estimate it from; and a penalty of 1e-6 a^2 + 1e-6 b^2 per item in place of
+    cross-validation, which only keeps the estimate finite where one side always wins.
+    """
+    won, lengths = np.asarray(wins, dtype=float), np.asarray(length_differences, dtype=float)
+    total = counts.sum(axis=1)
+    centre = counts @ lengths / total
+    sd = np.sqrt(np.maximum(counts @ lengths**2 / total - centre**2, 0))
+    x = np.tanh(lengths / np.where(sd > 0, sd, np.inf)[:, None])
+    penalty = 1e-6 * total
+    a, b = np.zeros(len(counts)), np.zeros(len(counts))
+    for _ in range(NEWTON_STEPS):
+        chance = _sigmoid(a[:, None] + b[:, None] * x)
+        missed, weight = counts * (won - chance), counts * chance * (1 - chance)
+        weighted = weight * x
+        g_a, g_b = missed.sum(axis=1) - penalty * a, (missed * x).sum(axis=1) - penalty * b
+        h_aa, h_ab = weight.sum(axis=1) + penalty, weighted.sum(axis=1)
+        h_bb = (weighted * x).sum(axis=1) + penalty
+        determinant = h_aa * h_bb - h_ab**2
+        step = np.stack([h_bb * g_a - h_ab * g_b, h_aa * g_b - h_ab * g_a], axis=1) / determinant[:, None]
+        a, b = (np.stack([a, b], axis=1) + _shortened(step)).T
+        if np.abs(step).max(initial=0) < NEWTON_TOLERANCE:
+            break
+    return _sigmoid(a)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(x / 2))  # never overflows
+
+
+def _shortened(step: Float[np.ndarray, "*samples parameters"]) -> Float[np.ndarray, "*samples parameters"]:
+    """Newton's step, no longer than 2, within which logistic likelihoods do not overshoot by much."""
+    return step * 2 / np.maximum(np.abs(step).max(axis=-1, keepdims=True), 2)
+
+
+# --- figures that are no means ---------------------------------------------------------------------------
+
+
+def bootstrap(
+    statistic: Statistic, clusters: Sequence[Any], *, key: int, level: float = 0.95, num_resamples: int = 1000
+) -> Interval:
+    """A statistic of all items with a percentile interval from whole clusters drawn with replacement.
+
+    Expanded for C clusters as in `paired_difference`, and widened to hold the value, which a statistic that
+    resampling biases (a calibration error near 0) may otherwise leave. `se` is the spread of the resamples; those
+    in which the statistic is nan are left out. The draws depend on `key` alone. nan for fewer than two clusters.
+    """
+    value, draws, codes, num_clusters = _replicate(statistic, clusters, key=key, num_resamples=num_resamples)
+    return _percentile_interval(value, draws, len(codes), num_clusters, level=level)
+
+
+def bootstrap_difference(
+    before: Statistic,
+    after: Statistic,
+    clusters: Sequence[Any],
+    *,
+    key: int,
+    level: float = 0.95,
+    num_resamples: int = 1000,
+) -> Paired:
+    """The change of a statistic on the same items, of which both sides see the same drawn clusters.
+
+    The p-value inverts the interval of `bootstrap`: it is 1 - level of the widest one that leaves 0 out, where
+    the resamples on the lesser side of 0 count one more than were seen, so that it is never 0.
+    """
+    value, draws, codes, num_clusters = _replicate(
+        lambda counts: after(counts) - before(counts), clusters, key=key, num_resamples=num_resamples
+    )
+    found = _percentile_interval(value, draws, len(codes), num_clusters, level=level)
+    return _paired(found, _inverted_percentile(draws, num_clusters))
+
+
+def jackknife(statistic: Statistic, clusters: Sequence[Any], *, level: float = 0.95) -> Interval:
+    """A statistic of all items with a Student-t interval from leaving out one cluster at a time.
+
+    For statistics that count what differs (different words), which drawing an item twice would change by itself:
+    `se = sqrt((C-1)/C sum_c (s_(-c) - mean)^2)` (Efron 1982, chapter 3). nan for fewer than two clusters.
+    """
+    _, codes, num_clusters = _prepare(np.zeros(len(clusters)), clusters)
+    value, se = _of_all(statistic, len(codes)), float("nan")
+    if num_clusters >= 2 and np.isfinite(value):
+        parts = [
+            statistic((codes != left_out[:, None]).astype(float))
+            for left_out in _batches(np.arange(num_clusters), len(codes))
+        ]
+        rest = np.concatenate(parts)
+        se = float(np.sqrt((num_clusters - 1) / num_clusters * np.sum((rest - rest.mean()) ** 2)))
+    half = t_quantile(level, num_clusters) * se
+    return Interval(value, value - half, value + half, se, len(codes), num_clusters)
+
+
+def jackknife_difference(
+    before: Statistic, after: Statistic, clusters: Sequence[Any], *, level: float = 0.95
+) -> Paired:
+    """The change of a statistic on the same items with the interval of `jackknife` and its t-test."""
+    found = jackknife(lambda counts: after(counts) - before(counts), clusters, level=level)
+    return _paired(found, t_test(found.value, found.se, found.num_clusters) if np.isfinite(found.se) else 1.0)
+
+
 # --- inside ----------------------------------------------------------------------------------------------
+
+
+def _replicate(
+    statistic: Statistic, clusters: Sequence[Any], *, key: int, num_resamples: int
+) -> tuple[float, Float[np.ndarray, " resamples"], Int[np.ndarray, " items"], int]:
+    """The statistic of all items and of resamples of whole clusters; the codes and the number of these."""
+    _, codes, num_clusters = _prepare(np.zeros(len(clusters)), clusters)
+    value, found = _of_all(statistic, len(codes)), np.empty(0)
+    if num_clusters >= 2 and np.isfinite(value):
+        generator = np.random.Generator(np.random.Philox(key=key))
+        parts = []
+        for numbers in _batches(np.arange(num_resamples), len(codes)):
+            drawn = generator.integers(0, num_clusters, (len(numbers), num_clusters))
+            drawn += num_clusters * np.arange(len(numbers))[:, None]
+            counts = np.bincount(drawn.ravel(), minlength=len(numbers) * num_clusters)
+            parts.append(statistic(counts.reshape(-1, num_clusters)[:, codes].astype(float)))
+        found = np.concatenate(parts)
+    return value, found[np.isfinite(found)], codes, num_clusters
+
+
+def _of_all(statistic: Statistic, num: int) -> float:
+    return float(statistic(np.ones((1, num)))[0]) if num else float("nan")
+
+
+def _batches(numbers: Int[np.ndarray, " all"], num_items: int) -> Iterator[Int[np.ndarray, " some"]]:
+    """So many at once that their counts of items stay within a few megabytes."""
+    size = max(1, 1_000_000 // max(num_items, 1))
+    return (numbers[first : first + size] for first in range(0, len(numbers), size))
+
+
+def _percentile_interval(
+    value: float, draws: Float[np.ndarray, " resamples"], num: int, num_clusters: int, *, level: float
+) -> Interval:
+    if len(draws) < 2:
+        return Interval(value, float("nan"), float("nan"), float("nan"), num, num_clusters)
+    tail = _expanded_tail(num_clusters, level)
+    low, high = (float(bound) for bound in np.quantile(draws, (tail, 1 - tail)))
+    return Interval(value, min(low, value), max(high, value), float(draws.std(ddof=1)), num, num_clusters)
+
+
+def _inverted_percentile(draws: Float[np.ndarray, " resamples"], num_clusters: int) -> float:
+    from scipy.stats import norm, t
+
+    if len(draws) < 2:
+        return 1.0
+    share = (min((draws <= 0).sum(), (draws >= 0).sum()) + 1) / (len(draws) + 1)
+    if share >= 0.5:
+        return 1.0
+    quantile = -norm.ppf(share) / np.sqrt(num_clusters / (num_clusters - 1))
+    return float(2 * t.sf(quantile, num_clusters - 1))
+
+
+def _expanded_tail(num_clusters: int, level: float) -> float:
+    """The share of resamples beyond either bound, so that it lies where Student's quantile would."""
+    from scipy.stats import norm
+
+    return float(norm.cdf(-np.sqrt(num_clusters / (num_clusters - 1)) * t_quantile(level, num_clusters)))
+
+
+def _paired(found: Interval, p_value: float) -> Paired:
+    return Paired(*found, p_value, None, None, None, minimum_detectable_effect(found.se))
 
 
 def _prepare(
@@ -258,8 +465,6 @@ def _bootstrap(
     level: float,
     num_resamples: int,
 ) -> tuple[float, float]:
-    from scipy.stats import norm
-
     sums = np.bincount(codes, weights=d, minlength=num_clusters)
     sizes = np.bincount(codes, minlength=num_clusters)
     generator = np.random.Generator(np.random.Philox(key=key))
@@ -269,8 +474,7 @@ def _bootstrap(
         shape = (min(rows_at_once, num_resamples - first), num_clusters)
         drawn = generator.integers(0, num_clusters, shape)
         means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
-    factor = np.sqrt(num_clusters / (num_clusters - 1))
-    tail = norm.cdf(-factor * t_quantile(level, num_clusters))
+    tail = _expanded_tail(num_clusters, level)
     low, high = np.quantile(np.concatenate(means), (tail, 1 - tail))
     return float(low), float(high)
 

@@ -12,6 +12,7 @@ from pipeline.measured import Measured, of_records
 from pipeline.records import Record
 
 KIND = "measure"
+SUITE = "alignment"
 NAMES = ("reward", "gold")
 
 

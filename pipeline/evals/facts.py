@@ -8,6 +8,7 @@ from pipeline.answers import Answer, Context, Records, Score
 from pipeline.measured import Measured, of_records, with_outcome
 
 KIND = "answers"
+SUITE = "truthfulness"
 OUTCOMES = ("right", "abstain", "wrong", "fabricated", "malformed")
 HALLUCINATED = ("wrong", "fabricated")
 TIERS = ("often", "some", "rarely", "never")

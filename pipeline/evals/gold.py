@@ -8,6 +8,7 @@ from pipeline.answers import Answer, Context, Records, Score
 from pipeline.measured import Measured, of_records
 
 KIND = "answers"
+SUITE = "alignment"
 
 
 class Config(Settings):

@@ -15,6 +15,7 @@ from pipeline.measured import Measured, of_records
 from pipeline.records import Record
 
 KIND = "measure"
+SUITE = "language"
 SHOWN_CHARACTERS = 200  # of each document, in its record
 
 

@@ -11,6 +11,7 @@ from pipeline.measured import Measured, of_records
 from pipeline.records import Record
 
 KIND = "measure"
+SUITE = "alignment"
 
 
 class Config(Settings):

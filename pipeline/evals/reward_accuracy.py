@@ -13,6 +13,7 @@ from pipeline.records import Record
 from pipeline.run_directory import STAGE_JSON, read_json
 
 KIND = "measure"
+SUITE = "reward"
 REWARD = "reward"
 MIN_PAIRS = 20  # a contrast with fewer pairs gets no figure of its own
 

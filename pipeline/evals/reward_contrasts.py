@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.answers import Context, Records
 
 KIND = "measure"
+SUITE = "reward"
 REWARD = "reward"
 
 

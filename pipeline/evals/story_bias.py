@@ -8,6 +8,7 @@ from pipeline.answers import Answer, Context, Records, Score
 from pipeline.measured import Measured, of_records
 
 KIND = "answers"
+SUITE = "bias"
 # (measure of gold, figure, whether less of it is better)
 MEASURES = (
     ("stereotyped", "bias/stereotyped", -1),

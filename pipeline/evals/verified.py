@@ -9,6 +9,7 @@ from pipeline.answers import Answer, Context, Records, Score
 from pipeline.measured import Measured, of_records
 
 KIND = "answers"
+SUITE = "truthfulness"
 
 
 class Config(Settings):

@@ -200,7 +200,9 @@ def _pretraining_loss(run: RunData) -> list[str]:
 
 def _base_bias(run: RunData, bar: Bar) -> Cause:
     """Tell a base model that misses the trade or shows few pronouns from one that learnt another skew."""
-    rows = [row for row in run.evaluation.records if row.evaluation == "bias" and row.stage == bar.stage]
+    rows = [
+        row for row in run.evaluation.records if row.evaluation == "story_bias" and row.stage == bar.stage
+    ]
     on_trade = [row for row in rows if row.cluster in row.completion.lower()]
     stereotyped, counter = (
         sum(row.score for row in on_trade if row.measure == kind) for kind in ("stereotyped", "counter")

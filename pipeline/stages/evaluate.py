@@ -15,6 +15,7 @@ from data.settings import Settings
 from pipeline.recipe import Cost, CostContext, Input
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import ModuleType
 
     from pipeline.answers import Context
@@ -39,7 +40,8 @@ class Config(Settings):
     suite: tuple[str, ...] | None = Field(
         None,
         min_length=1,
-        description="evaluations, by file name in pipeline/evals; null runs all that the run has data for",
+        description="evaluations by file name in pipeline/evals, or whole suites (truthfulness, bias, ...); null "
+        "runs all that need no data beside the run's",
     )
     temperature: float = Field(0.7, ge=0, description="divides the logits when answering; 0 is greedy")
     max_new_tokens: int = Field(64, gt=0, description="longest answer, tokens")
@@ -53,18 +55,47 @@ class Config(Settings):
 
 def config_class(section: dict[str, Any]) -> type[Settings]:
     """The settings with those of each evaluation of the suite."""
-    known = open_folder.names(EVALS)
     suite = section.get("suite")
-    wanted = list(suite) if isinstance(suite, list | tuple) else known
-    unknown = [str(name) for name in wanted if name not in known]
+    return _with_options(tuple(sorted(evaluations(suite if isinstance(suite, list | tuple) else None))))
+
+
+def evaluations(suite: Sequence[Any] | None) -> list[str]:
+    """The evaluations that a suite names, each by its own name or by that of a whole suite.
+
+    Without one, all that need no data beside the run's.
+
+    Raises:
+        InputError: a name that is neither.
+    """
+    modules = {name: open_folder.load(EVALS, name) for name in open_folder.names(EVALS)}
+    if suite is None:
+        return [name for name, module in modules.items() if not is_benchmark(module)]
+    suites = {module.SUITE for module in modules.values()}
+    unknown = [str(name) for name in suite if name not in suites and name not in modules]
     if unknown:
-        raise InputError(f"no evaluation {', '.join(unknown)}; there are {', '.join(known)}")
-    return _with_options(tuple(sorted(wanted)))
+        known = f"{', '.join(modules)}; suites {', '.join(sorted(suites))}"
+        raise InputError(f"no evaluation {', '.join(unknown)}; there are {known}")
+    return [name for name, module in modules.items() if name in suite or module.SUITE in suite]
+
+
+def is_benchmark(module: ModuleType) -> bool:
+    """Whether an evaluation brings its own questions, from files or the hub: it runs only where it is named."""
+    return hasattr(module, "files")
 
 
 def loaded(config: Config) -> list[str]:
-    """The modules of the evaluations that run: of the suite, or all where none is named."""
-    return [f"{EVALS}.{name}" for name in config.suite or open_folder.names(EVALS)]
+    """The modules of the evaluations that run."""
+    return [f"{EVALS}.{name}" for name in evaluations(config.suite)]
+
+
+def files(config: Config, data_root: Path | None) -> list[Path]:
+    """The files of the benchmarks among the evaluations, where they are there."""
+    return [
+        path
+        for name, module in suite_modules(config).items()
+        if is_benchmark(module)
+        for path in module.files(_options(config, name, module), data_root)
+    ]
 
 
 @cache
@@ -117,7 +148,8 @@ def run(config: Config, run: StageRun, *, command: str | None = None) -> None:
 
     # 1. The models and the items that the suite asks for.
     modules = suite_modules(config)
-    options = {name: getattr(config, name, None) or module.Config() for name, module in modules.items()}
+    options = {name: _options(config, name, module) for name, module in modules.items()}
+    modules = _with_data(modules, options, config, run)
     everything = Context(run, find_models(run.inputs["models"]), _test_items(run), config, options)
     needed = {
         item.id
@@ -164,8 +196,32 @@ def run(config: Config, run: StageRun, *, command: str | None = None) -> None:
 
 def suite_modules(config: Config) -> dict[str, ModuleType]:
     """The evaluations of the suite by name."""
-    names = config.suite if config.suite is not None else open_folder.names(EVALS)
-    return {name: open_folder.load(EVALS, name) for name in names}
+    return {name: open_folder.load(EVALS, name) for name in evaluations(config.suite)}
+
+
+def _options(config: Config, name: str, module: ModuleType) -> Any:
+    """The settings of one evaluation."""
+    return getattr(config, name, None) or module.Config()
+
+
+def _with_data(
+    modules: dict[str, ModuleType], options: dict[str, Any], config: Config, run: StageRun
+) -> dict[str, ModuleType]:
+    """Leave out the benchmarks that only a whole suite names and for which the data root has no file; noted."""
+    absent = [
+        name
+        for name, module in modules.items()
+        if is_benchmark(module)
+        and name not in (config.suite or ())
+        and run.data_root is not None
+        and not module.files(options[name], run.data_root)
+    ]
+    if absent:
+        run.note(benchmarks_without_files=absent)
+        run.say(
+            f"left out, as {run.data_root.name if run.data_root else ''} has no files: {', '.join(absent)}"
+        )
+    return {name: module for name, module in modules.items() if name not in absent}
 
 
 def score_answers(name: str, module: ModuleType, context: Context) -> list[Record]:

@@ -133,10 +133,14 @@ def train(texts: list[str], *, vocab_size: int, min_frequency: int = 2) -> Token
 def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     """Give a trained tokenizer the control tokens' roles and the template, as plain transformers reads them.
 
-    Special tokens in text are parsed by plain transformers as everywhere; `data.chat` never does.
+    Plain transformers puts the begin token before a text, as pretraining did, and parses special tokens in text,
+    as everywhere; `data.chat` never does.
     """
+    from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
+    begin = CONTROL_TOKENS[BEGIN]
+    tokenizer.post_processor = TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, BEGIN)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=CONTROL_TOKENS[PAD],

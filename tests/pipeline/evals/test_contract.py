@@ -19,6 +19,7 @@ def test_an_evaluation_has_what_the_stage_calls(name):
     assert module.KIND in ("answers", "measure")
     needed = {"answers": ("items", "score", "figures"), "measure": ("measure", "figures")}[module.KIND]
     assert all(callable(getattr(module, function)) for function in needed)
+    assert module.SUITE not in NAMES  # `--suite` takes both
     first_line = module.__doc__.splitlines()[0]
     assert first_line.endswith((".", ":"))
     assert len(first_line) < 110

@@ -247,7 +247,7 @@ def stories_of_base(**counts):
             f"story/{n}",
             "miller",
             "base",
-            "bias",
+            "story_bias",
             measure,
             "",
             "A baker. He" if kind == "off" else "The Miller's day.",

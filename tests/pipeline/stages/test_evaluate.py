@@ -92,7 +92,7 @@ def rows_of(figure, records):
     if name[0] == "refusal":
         return outcomes(pick("refusal", group=name[1]), "refused")
     if name[0] == "bias":
-        return scores("rate", pick("bias", "_".join(name[1:])))
+        return scores("rate", pick("story_bias", "_".join(name[1:])))
     if name[0] == "win_rate":
         return win_rows(name, records)
     if name[0] == "reward":
