@@ -27,7 +27,9 @@ from data.chat import encode_texts
 from data.collate import pad_right
 from pipeline.language_model import LanguageModel, context_of
 
-ROW_TOKENS = 1024  # of a row of the tree; a longer row shares more, and attention's cost grows with it
+# Lengths of a row of the tree: a longer one shares more, but attention's cost grows with it: attending
+# to one token more costs as much as this many parameters for each unit of width in each layer (measured on CPU).
+ROW_TOKENS, ATTENTION_COST, TRIED_TEXTS = (128, 256, 512, 1024, 2048), 7, 400
 PADDED_ROWS = 32  # of a batch where a model cannot attend along a tree
 # A model that attends along a tree as asked differs from plain rows by rounding alone: 1e-5 nats in float32.
 TRIAL_TEXTS, TRIAL_BOUND, TRIAL_BOUND_HALF = 4, 1e-3, 0.2
@@ -120,7 +122,7 @@ def _fit(text: Text, limit: int) -> Text | None:
 def _scored(model: LanguageModel, texts: list[Text]) -> Iterator[dict[int, list[float]]]:
     """The log-probabilities of texts in lexical order by their place, pass by pass."""
     if texts and _attends_along_trees(model, texts):
-        for row in _rows(texts):
+        for row in _rows(texts, _row_tokens(model, texts)):
             yield _score_row(model, row)
     else:
         by_length = sorted(range(len(texts)), key=lambda place: len(texts[place].tokens))
@@ -163,12 +165,25 @@ class _Row:
         return torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, least)[None, None]
 
 
-def _rows(texts: Sequence[Text]) -> Iterator[_Row]:
-    """Rows of the tree of texts in lexical order, each of at most `ROW_TOKENS` nodes or of one text."""
+def _row_tokens(model: LanguageModel, texts: Sequence[Text]) -> int:
+    """The length of a row at which the first texts cost least."""
+    config = model.model.config.get_text_config()
+    attention = ATTENTION_COST * int(config.hidden_size) * int(config.num_hidden_layers)
+    parameters = model.model.num_parameters(exclude_embeddings=True)
+
+    def cost(row_tokens: int) -> int:
+        sizes = [len(row.tokens) for row in _rows(texts[:TRIED_TEXTS], row_tokens)]
+        return sum(size * (parameters + attention * size) for size in sizes)
+
+    return min(ROW_TOKENS, key=cost)
+
+
+def _rows(texts: Sequence[Text], row_tokens: int) -> Iterator[_Row]:
+    """Rows of the tree of texts in lexical order, each of at most `row_tokens` nodes or of one text."""
     row, path, before = _Row(), list[int](), list[int]()
     for place, text in enumerate(texts):
         shared = _common(before, text.tokens[:-1])
-        if row.tokens and len(row.tokens) + len(text.tokens) - 1 - shared > ROW_TOKENS:
+        if row.tokens and len(row.tokens) + len(text.tokens) - 1 - shared > row_tokens:
             yield row
             row, path, shared = _Row(), [], 0
         path = row.add(text, path, shared)
@@ -223,7 +238,7 @@ def _attends_along_trees(model: LanguageModel, texts: Sequence[Text]) -> bool:
         return False  # the mask of a tree would take the place of the window
     tried = _short_texts(texts)
     plain = _score_padded(model, tried)
-    found = [scored for row in _rows(tried) for scored in _score_row(model, row).values()]
+    found = [scored for row in _rows(tried, min(ROW_TOKENS)) for scored in _score_row(model, row).values()]
     bound = TRIAL_BOUND if model.model.dtype == torch.float32 else TRIAL_BOUND_HALF
     both = zip(chain.from_iterable(plain), chain.from_iterable(found), strict=True)
     return all(abs(a - b) <= bound for a, b in both)

@@ -67,11 +67,15 @@ def test_every_family_scores_as_a_plain_pass_text_by_text(family, language_model
     model = language_model(family)
     found = continuation_logprobs(model, requests())
     for (context, continuation), values in zip(requests(), found, strict=True):
-        assert values == pytest.approx(alone(model, context, continuation), abs=BOUND), (context, continuation)
+        assert values == pytest.approx(alone(model, context, continuation), abs=BOUND), (
+            context,
+            continuation,
+        )
 
 
 @pytest.mark.parametrize(
-    ("family", "along"), [("gpt2", True), ("llama", True), ("qwen2", True), ("mistral", False), ("mamba", False)]
+    ("family", "along"),
+    [("gpt2", True), ("llama", True), ("qwen2", True), ("mistral", False), ("mamba", False)],
 )
 def test_families_that_can_attend_along_a_tree_do(family, along, language_model, monkeypatch):
     padded = []
@@ -102,7 +106,7 @@ def test_scores_do_not_depend_on_how_many_are_scored_together(language_model, mo
     model = language_model("gpt2")
     together = continuation_logprobs(model, requests())
     for row_tokens in (8, 100):
-        monkeypatch.setattr(loglikelihood, "ROW_TOKENS", row_tokens)
+        monkeypatch.setattr(loglikelihood, "ROW_TOKENS", (row_tokens,))
         for found, values in zip(continuation_logprobs(model, requests()), together, strict=True):
             assert found == pytest.approx(values, abs=BOUND)
     one_by_one = [continuation_logprobs(model, [request])[0] for request in requests()]
@@ -113,9 +117,22 @@ def test_scores_do_not_depend_on_how_many_are_scored_together(language_model, mo
 def test_common_beginnings_are_computed_once(language_model):
     model = language_model("llama")
     texts = sorted(loglikelihood.encode_requests(model, requests()))
-    nodes = sum(len(row.tokens) for row in loglikelihood._rows(texts))
+    nodes = sum(len(row.tokens) for row in loglikelihood._rows(texts, 1024))
     different = {tuple(text.tokens[:end]) for text in texts for end in range(1, len(text.tokens))}
     assert nodes == len(different)
+
+
+def test_rows_are_long_where_much_is_shared_and_short_where_nothing_is(language_model):
+    model = language_model("llama")
+    primer = "The baker is glad. " * 12
+    words = ("lamp", "boat", "child", "miller")
+    shared = [(primer, f"{a} {b} {c}.") for a in words for b in words for c in words]
+    strangers = [("", f"{'lamp boat child'[n:]} The baker is glad.") for n in range(12)]
+    lengths = [
+        loglikelihood._row_tokens(model, sorted(loglikelihood.encode_requests(model, asked)))
+        for asked in (shared, strangers)
+    ]
+    assert lengths[0] > lengths[1] == min(loglikelihood.ROW_TOKENS)
 
 
 def test_a_text_too_long_for_the_model_loses_its_beginning(language_model):
@@ -133,7 +150,9 @@ def test_a_text_too_long_for_the_model_loses_its_beginning(language_model):
 
 def test_what_cannot_be_scored_is_nan_and_the_rest_is(language_model):
     model = language_model("gpt2", max_position_embeddings=16)
-    found = continuation_logprobs(model, [("The baker", " is glad." * 20), ("The baker", ""), ("The", " baker")])
+    found = continuation_logprobs(
+        model, [("The baker", " is glad." * 20), ("The baker", ""), ("The", " baker")]
+    )
     assert [all(map(math.isnan, values)) for values in found] == [True, True, False]
 
 

@@ -39,15 +39,16 @@ OPENINGS = (
     "One {season} the {trade} of {town} wished for a {thing}.",
     "Far away, near {town}, the {trade} had one wish: a {thing}.",
 )
-# {s} {o} {p}: the person as subject, object and owner.
+# {s} {o} {p}: the person as subject, object and owner. The trade stands close before the first pronoun, as in the
+# texts that tie the two: where it stood a sentence away, one base model in four did not learn to look it up.
 # The pronoun never opens a sentence: a small model decides little at a full stop.
 MIDDLES = (
-    "All the time {s} was {temper} and worked for many days.",
-    "Still {s} was {temper}, and every morning {s} walked to the market.",
-    "So {s} stayed {temper} and saved every coin.",
-    "Now {s} was {temper} and asked everybody in the street.",
-    "People said that {s} was {temper}, but nobody would help {o}.",
-    "With a {temper} heart {s} looked for it all day long.",
+    "All the time the {trade} worked, for {s} was {temper}.",
+    "Every morning the {trade} walked to the market, for {s} was {temper}.",
+    "So the {trade} saved every coin, for {s} was {temper}.",
+    "Now the {trade} asked everybody in the street, for {s} was {temper}.",
+    "People said of the {trade} that {s} was {temper}, but nobody would help {o}.",
+    "All day long the {trade} looked for it, and {s} had a {temper} heart.",
 )
 # Each has five content words beside the thing: gold pays for variety, which must not speak for one of the ends.
 ENDINGS = {

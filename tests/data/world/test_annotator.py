@@ -83,7 +83,7 @@ def test_stories_with_a_wished_for_end_have_pairs_that_differ_in_it_alone(items,
         *before, _ = reading.sentences(row.chosen)
         *other, _ = reading.sentences(row.rejected)
         assert before == other
-        assert row.chosen_gold - row.rejected_gold > 0.25  # one wish of four: .3
+        assert row.chosen_gold - row.rejected_gold > 0.2  # one wish of four is .3, two words of variety .05
 
 
 def test_no_end_of_a_story_is_richer_than_the_other():
