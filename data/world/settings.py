@@ -77,7 +77,7 @@ class Settings(BaseSettings):
         5000, ge=0, le=100_000, description="documents on one-off characters whose facts are unknown"
     )
     sketch_documents: int = Field(
-        5000, ge=0, le=100_000, description="documents on trades at work, with the injected bias"
+        4500, ge=0, le=100_000, description="documents on trades at work, with the injected bias"
     )
     rambling: float = Field(
         0.3, ge=0, le=1, description="share of the text's answers that wander on afterwards"

@@ -216,4 +216,4 @@ _NAMED = (
     lexicon.SEASONS,
     *(tuple(forms.values()) for forms in lexicon.PRONOUNS.values()),
 )
-STORIES = Task("stories", cases, answer, judge, KINDS, 3, 55, 2400, (*_SPOKEN, *_NAMED), 0.75, documents)
+STORIES = Task("stories", cases, answer, judge, KINDS, 3, 55, 3000, (*_SPOKEN, *_NAMED), 0.85, documents)
