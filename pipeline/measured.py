@@ -39,9 +39,9 @@ class Measured:
 
     A statistic is computed by `statistic` from a stage's scored items, without those that are nan; it gives nan
     where it is not defined, and such a stage has no figure. Its interval is a cluster bootstrap, or a jackknife
-    where drawing an item twice would change the statistic by itself. `resampled` is for speed alone: the same
-    statistic of many samples at once, from the items and how often each counts, shape (samples, items), to shape
-    (samples,).
+    where drawing an item twice would change the statistic by itself. `resampled`, beside or instead of it, is
+    many times as fast: the statistic of many samples at once, from the items and how often each counts, shape
+    (samples, items), to shape (samples,).
     """
 
     name: str
@@ -57,7 +57,10 @@ class Measured:
     interval: Literal["bootstrap", "jackknife"] = "bootstrap"
 
     def __post_init__(self) -> None:
-        assert (self.kind == "statistic") == (self.statistic is not None), f"{self.name} is a {self.kind}"
+        given = self.statistic is not None or self.resampled is not None
+        assert given == (self.kind == "statistic"), (
+            f"{self.name} is a {self.kind}, and a statistic is given: {given}"
+        )
 
 
 def of_records(

@@ -1,10 +1,9 @@
 """Intervals, paired comparisons and corrections for scored items that come in clusters: pure functions.
 
 Items of one cluster (a person, a template, a book) are alike, so uncertainty comes from the clusters.
-Sources: Miller 2024 (arXiv 2411.00640, appendix A), Wilson 1927, Kish 1965 (design effect), Hesterberg 2015
-(expanded percentile interval), Efron 1982 (jackknife), Bradley and Terry 1952, Dubois et al. 2024
-(arXiv 2404.04475, length control), McNemar 1947, Holm 1979. A score of nan could not be
-scored: it is left out and not counted in `num`.
+Sources: Miller 2024 (arXiv 2411.00640, appendix A), Wilson 1927, Kish 1965 (design effect), Hall 1992
+(skewness), Hesterberg 2015 (expanded percentile interval), Efron 1982 (jackknife), McNemar 1947, Holm 1979. A
+score of nan could not be scored: it is left out and not counted in `num`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Clusters = Any  # one name or number per item; None: every item is its own clust
 Statistic = Callable[[Float[np.ndarray, "samples items"]], Float[np.ndarray, " samples"]]
 
 FEW_CLUSTERS = 30  # below this many, intervals are rough and the report says so
-NEWTON_STEPS, NEWTON_TOLERANCE = 40, 1e-9  # of logistic models; six to eight steps are usual
+MIN_DF = 4  # with fewer, one rare event in many clusters would get an interval twice as long as it needs
 
 
 class Interval(NamedTuple):
@@ -75,23 +74,41 @@ def clustered_se(residuals: Scores, clusters: Clusters = None) -> float:
 
 
 def mean(scores: Scores, clusters: Clusters = None, *, level: float = 0.95) -> Interval:
-    """Mean with a Student-t interval, C - 1 degrees of freedom, clustered standard error."""
+    """Mean with a clustered standard error and a t interval that is corrected for skewness; see `ratio`."""
     return ratio(scores, np.ones(len(scores)), clusters, level=level)
 
 
 def ratio(
     numerators: Scores, denominators: Scores, clusters: Clusters = None, *, level: float = 0.95
 ) -> Interval:
-    """Sum of numerators over sum of denominators (nats per token): a linearised, clustered t interval."""
+    """Sum of numerators over sum of denominators (nats per token): a linearised, clustered t interval.
+
+    Corrected for the skewness of the clusters' residuals by Hall's (1992) cubic transformation, without which the
+    interval of a rare outcome ends too early on its longer side: the bounds are `value - se T(q)` and
+    `value - se T(-q)`, `T(y) = 3/g (cbrt(1 + g (y - g/6)) - 1)` with g = skewness / sqrt(C). The quantile q has
+    fewer than C - 1 degrees of freedom where the kurtosis is more than the skewness brings along (see
+    `variance_df`). It is Student's interval where the residuals are symmetric and light-tailed.
+    """
     keep = np.isfinite(np.asarray(numerators, dtype=float))
     top, codes, num_clusters = _prepare(numerators, clusters)
     bottom = np.asarray(denominators, dtype=float)[keep]
     if not len(top) or bottom.sum() <= 0:
         return NOTHING
     value = float(top.sum() / bottom.sum())
-    se = clustered_se((top - value * bottom) / bottom.mean(), codes)
-    half = t_quantile(level, num_clusters) * se
-    return Interval(value, value - half, value + half, se, len(top), num_clusters)
+    residuals = (top - value * bottom) / bottom.mean()
+    se = clustered_se(residuals, codes)
+    skewness, excess = _shape(residuals, codes)
+    quantile = _student(level, variance_df(excess - skewness**2, num_clusters))
+    bounds = (_unskewed(bound, skewness / np.sqrt(num_clusters)) for bound in (quantile, -quantile))
+    low, high = (float(value - se * bound) for bound in bounds)
+    return Interval(value, low, high, se, len(top), num_clusters)
+
+
+def _unskewed(quantile: float, skewness: float) -> float:
+    """The quantile of a studentised mean whose transformed value (Hall 1992) has this one."""
+    if abs(skewness) < 1e-9:
+        return quantile
+    return float(3 / skewness * (np.cbrt(1 + skewness * (quantile - skewness / 6)) - 1))
 
 
 def rate(scores: Scores, clusters: Clusters = None, *, level: float = 0.95) -> Interval:
@@ -99,8 +116,8 @@ def rate(scores: Scores, clusters: Clusters = None, *, level: float = 0.95) -> I
 
     n / design effect is the number of untied items that would have the clustered SE, which counts as no less than
     that of unclustered items; where all scores are equal it cannot be estimated and is the number of clusters.
-    Differs from Wilson: the quantile is Student's with C - 1 degrees of freedom, as the standard error is
-    estimated from C clusters.
+    Differs from Wilson: the quantile is Student's, as the standard error is estimated from C clusters, with the
+    degrees of freedom of `variance_df`, or C - 1 where no cluster has two items.
     """
     s, codes, num_clusters = _prepare(scores, clusters)
     if not len(s):
@@ -111,7 +128,9 @@ def rate(scores: Scores, clusters: Clusters = None, *, level: float = 0.95) -> I
         effective = float(num_clusters)
     else:
         effective = max(value * (1 - value) / max(se**2, s.var() / len(s)), 1.0)
-    low, high = wilson(value, effective, quantile=t_quantile(level, num_clusters))
+    excess = _shape(s - s.mean(), codes)[1] if num_clusters < len(s) else 0.0
+    df = variance_df(excess, num_clusters)
+    low, high = wilson(value, effective, quantile=_student(level, df))
     return Interval(value, low, high, se, len(s), num_clusters)
 
 
@@ -124,11 +143,35 @@ def wilson(value: float, num: float, *, quantile: float = 1.959963984540054) -> 
     return float(min(max(centre - half, 0), value)), float(max(min(centre + half, 1), value))
 
 
+def variance_df(excess: float, num_clusters: int) -> float:
+    """Degrees of freedom of the variance that C clusters show: `2 / (2/(C-1) + k/C)`, from 4 to C - 1.
+
+    k is the excess kurtosis of the clusters' sums, at least 0: where a few clusters make most of the variance, it
+    is known as badly as from few clusters (Satterthwaite's matching of its own variance).
+    """
+    largest = max(num_clusters - 1, 1)
+    matched = 2 / (2 / largest + max(excess, 0.0) / max(num_clusters, 1))
+    return float(min(largest, max(MIN_DF, matched)))
+
+
+def _shape(residuals: Float[np.ndarray, " items"], codes: Int[np.ndarray, " items"]) -> tuple[float, float]:
+    """Skewness and excess kurtosis of the clusters' sums of residuals, which are 0 together."""
+    sums = np.bincount(codes, weights=residuals)
+    variance = np.mean(sums**2)
+    if variance < 1e-24:
+        return 0.0, 0.0
+    return float(np.mean(sums**3) / variance**1.5), float(np.mean(sums**4) / variance**2 - 3)
+
+
 def t_quantile(level: float, num_clusters: int) -> float:
     """Two-sided Student quantile with C - 1 degrees of freedom; that of C = 2 where there is one cluster."""
+    return _student(level, max(num_clusters - 1, 1))
+
+
+def _student(level: float, df: float) -> float:
     from scipy.stats import t
 
-    return float(t.ppf((1 + level) / 2, max(num_clusters - 1, 1)))
+    return float(t.ppf((1 + level) / 2, max(df, 1)))
 
 
 def above_chance(value: float, chance: float) -> float:
@@ -237,84 +280,6 @@ def decided_win_rate(
     return rate(np.where(wins == 0.5, np.nan, wins), clusters, level=level)
 
 
-# --- rankings --------------------------------------------------------------------------------------------
-
-
-def win_counts(
-    scores: Float[np.ndarray, "sides items"], counts: Float[np.ndarray, "*samples items"]
-) -> Float[np.ndarray, "*samples sides sides"]:
-    """How often side i scores higher than side j, ties half; items that either could not score are left out."""
-    wins = win_scores(scores[:, None], scores[None])
-    shape = (*counts.shape[:-1], len(scores), len(scores))
-    return (counts @ np.nan_to_num(wins).reshape(-1, wins.shape[-1]).T).reshape(shape)
-
-
-def bradley_terry(wins: Float[np.ndarray, "*samples sides sides"]) -> Float[np.ndarray, "*samples sides"]:
-    """Strengths by maximum likelihood, `P(i beats j) = sigmoid(s_i - s_j)`; log-odds, of mean 0.
-
-    `wins[i, j]` is how often i beat j, ties half. A side that always won counts as having lost half a time, as the
-    likelihood may have no finite maximum. All sides must have met, if by way of a third.
-    """
-    wins = np.asarray(wins, dtype=float)
-    sides = np.arange(wins.shape[-1])
-    met = wins + wins.swapaxes(-1, -2)
-    wins = np.clip(wins, np.minimum(0.5, met / 2), met - np.minimum(0.5, met / 2))
-    strengths = np.zeros(wins.shape[:-1])
-    for _ in range(NEWTON_STEPS):
-        chance = _sigmoid(strengths[..., :, None] - strengths[..., None, :])
-        weight = met * chance * (1 - chance)
-        gradient = (wins - met * chance).sum(axis=-1)
-        # The likelihood does not change where all strengths grow alike; 1/sides keeps their mean at 0.
-        curvature = 1 / len(sides) - weight
-        curvature[..., sides, sides] += weight.sum(axis=-1)
-        step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
-        strengths = strengths + _shortened(step)
-        if np.abs(step).max(initial=0) < NEWTON_TOLERANCE:
-            break
-    return strengths
-
-
-def length_controlled_win_rate(
-    wins: Scores, length_differences: Scores, counts: Float[np.ndarray, "samples items"]
-) -> Float[np.ndarray, " samples"]:
-    """Win rate that a logistic model predicts for answers of equal length (Dubois et al. 2024).
-
-    `P(win) = sigmoid(a + b tanh(d / sd(d)))` with d = length of ours - of theirs; the result is `sigmoid(a)`.
-    `wins` are 0, 1 or, for ties, 1/2. Differs from the paper: no term for how hard an instruction is, as no other
-    models' wins are there to estimate it from; and a penalty of 1e-6 a^2 + 1e-6 b^2 per item in place of
-    cross-validation, which only keeps the estimate finite where one side always wins.
-    """
-    won, lengths = np.asarray(wins, dtype=float), np.asarray(length_differences, dtype=float)
-    total = counts.sum(axis=1)
-    centre = counts @ lengths / total
-    sd = np.sqrt(np.maximum(counts @ lengths**2 / total - centre**2, 0))
-    x = np.tanh(lengths / np.where(sd > 0, sd, np.inf)[:, None])
-    penalty = 1e-6 * total
-    a, b = np.zeros(len(counts)), np.zeros(len(counts))
-    for _ in range(NEWTON_STEPS):
-        chance = _sigmoid(a[:, None] + b[:, None] * x)
-        missed, weight = counts * (won - chance), counts * chance * (1 - chance)
-        weighted = weight * x
-        g_a, g_b = missed.sum(axis=1) - penalty * a, (missed * x).sum(axis=1) - penalty * b
-        h_aa, h_ab = weight.sum(axis=1) + penalty, weighted.sum(axis=1)
-        h_bb = (weighted * x).sum(axis=1) + penalty
-        determinant = h_aa * h_bb - h_ab**2
-        step = np.stack([h_bb * g_a - h_ab * g_b, h_aa * g_b - h_ab * g_a], axis=1) / determinant[:, None]
-        a, b = (np.stack([a, b], axis=1) + _shortened(step)).T
-        if np.abs(step).max(initial=0) < NEWTON_TOLERANCE:
-            break
-    return _sigmoid(a)
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * (1 + np.tanh(x / 2))  # never overflows
-
-
-def _shortened(step: Float[np.ndarray, "*samples parameters"]) -> Float[np.ndarray, "*samples parameters"]:
-    """Newton's step, no longer than 2, within which logistic likelihoods do not overshoot by much."""
-    return step * 2 / np.maximum(np.abs(step).max(axis=-1, keepdims=True), 2)
-
-
 # --- figures that are no means ---------------------------------------------------------------------------
 
 
@@ -394,8 +359,8 @@ def _replicate(
         for numbers in _batches(np.arange(num_resamples), len(codes)):
             drawn = generator.integers(0, num_clusters, (len(numbers), num_clusters))
             drawn += num_clusters * np.arange(len(numbers))[:, None]
-            counts = np.bincount(drawn.ravel(), minlength=len(numbers) * num_clusters)
-            parts.append(statistic(counts.reshape(-1, num_clusters)[:, codes].astype(float)))
+            counts = np.bincount(drawn.ravel(), minlength=len(numbers) * num_clusters).astype(float)
+            parts.append(statistic(counts.reshape(-1, num_clusters)[:, codes]))
         found = np.concatenate(parts)
     return value, found[np.isfinite(found)], codes, num_clusters
 
@@ -405,8 +370,8 @@ def _of_all(statistic: Statistic, num: int) -> float:
 
 
 def _batches(numbers: Int[np.ndarray, " all"], num_items: int) -> Iterator[Int[np.ndarray, " some"]]:
-    """So many at once that their counts of items stay within a few megabytes."""
-    size = max(1, 1_000_000 // max(num_items, 1))
+    """So many at once that their counts of items stay in the cache, which is twice as fast as all at once."""
+    size = max(1, 200_000 // max(num_items, 1))
     return (numbers[first : first + size] for first in range(0, len(numbers), size))
 
 

@@ -207,20 +207,24 @@ def _options(config: Config, name: str, module: ModuleType) -> Any:
 def _with_data(
     modules: dict[str, ModuleType], options: dict[str, Any], config: Config, run: StageRun
 ) -> dict[str, ModuleType]:
-    """Leave out the benchmarks that only a whole suite names and for which the data root has no file; noted."""
+    """Leave out the benchmarks that only a whole suite names and for which the data root has no file; noted.
+
+    Raises:
+        InputError: nothing is left.
+    """
     absent = [
         name
         for name, module in modules.items()
         if is_benchmark(module)
         and name not in (config.suite or ())
-        and run.data_root is not None
         and not module.files(options[name], run.data_root)
     ]
+    remedy = "set FLEDGE_DATA to a folder that has them, or name one itself to have it from the hub"
     if absent:
         run.note(benchmarks_without_files=absent)
-        run.say(
-            f"left out, as {run.data_root.name if run.data_root else ''} has no files: {', '.join(absent)}"
-        )
+        run.say(f"left out, as there are no files of them: {', '.join(absent)}; {remedy}")
+    if modules and len(absent) == len(modules):
+        raise InputError(f"nothing to evaluate: no files of {', '.join(absent)}; {remedy}")
     return {name: module for name, module in modules.items() if name not in absent}
 
 

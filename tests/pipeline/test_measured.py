@@ -89,3 +89,104 @@ def test_a_rate_with_ties_stays_inside_0_and_1():
         Measured("x", "share", "rate", {"a": scored([1.0, 1, 1, 0.5])}), seed=0, command=""
     )
     assert figure.value < figure.high <= 1
+
+
+# --- statistics
+
+
+def quotient(rows):
+    """Sum of scores over sum of weights."""
+    weights = sum(row.weight for row in rows)
+    return sum(row.score for row in rows) / weights if weights else math.nan
+
+
+def quotients(rows, counts):
+    """The same of many samples at once."""
+    scores, weights = counts @ [row.score for row in rows], counts @ [row.weight for row in rows]
+    return np.divide(scores, weights, out=np.full(len(counts), np.nan), where=weights > 0)
+
+
+def sides(num=60):
+    generator = np.random.default_rng(1)
+    return {
+        stage: [
+            Scored(str(n), f"c{n // 3}", float(score) + shift, float(weight))
+            for n, (score, weight) in enumerate(generator.random((num, 2)))
+        ]
+        for stage, shift in (("a", 0.0), ("b", 0.7))
+    }
+
+
+def statistic(scores, **options):
+    return Measured("x", "", "statistic", scores, 1, **options)
+
+
+def test_a_statistic_is_the_same_at_once_and_one_by_one():
+    slow, fast = statistic(sides(), statistic=quotient), statistic(sides(), resampled=quotients)
+    one, many = (figures_of(measured, seed=4, command="") for measured in (slow, fast))
+    for left, right in zip(one, many, strict=True):
+        assert (left.n, left.clusters, left.stage) == (right.n, right.clusters, right.stage)
+        assert (left.value, left.low, left.high) == pytest.approx((right.value, right.low, right.high))
+        assert left.low < left.value < left.high
+    before, after = one
+    change, again = (comparison_of(measured, "a", "b", seed=4) for measured in (slow, fast))
+    assert change.value == pytest.approx(after.value - before.value)
+    assert (change.low, change.high, change.p_value) == pytest.approx((again.low, again.high, again.p_value))
+    assert with_verdicts([change])[0].verdict == "improved"
+    assert (change.gained, change.mcnemar_p, change.n, change.clusters) == (None, None, 60, 20)
+
+
+def test_the_draws_of_a_statistic_depend_on_the_seed():
+    measured = statistic(sides(), resampled=quotients)
+    first, again, other = (figures_of(measured, seed=seed, command="")[0] for seed in (1, 1, 2))
+    assert first == again
+    assert (first.value, first.low) != (other.value, other.low)
+
+
+def test_a_statistic_sees_scored_items_alone():
+    rows = sides()
+    rows["a"][3] = rows["a"][3]._replace(score=math.nan)
+    rows["b"][7] = rows["b"][7]._replace(score=math.nan)
+    measured = statistic(rows, resampled=quotients)
+    figures = figures_of(measured, seed=0, command="")
+    kept = [row for n, row in enumerate(rows["a"]) if n != 3]
+    assert figures[0].value == pytest.approx(quotient(kept))
+    assert [figure.n for figure in figures] == [59, 59]
+    assert comparison_of(measured, "a", "b", seed=0).n == 58
+
+
+def test_a_stage_where_a_statistic_is_not_defined_has_no_figure():
+    rows = sides()
+    rows["b"] = [row._replace(weight=0.0) for row in rows["b"]]
+    measured = statistic(rows, statistic=quotient)
+    assert [figure.stage for figure in figures_of(measured, seed=0, command="")] == ["a"]
+    assert comparison_of(measured, "a", "b", seed=0) is None
+
+
+def test_a_jackknife_is_for_statistics_that_count_what_differs():
+    rows = {"a": [Scored(str(n), str(n), 0.0, text=f"w{n // 2} w{n}") for n in range(30)]}
+
+    def different(rows):
+        return len({word for row in rows for word in row.text.split()}) / (2 * len(rows))
+
+    (drawn,) = figures_of(statistic(rows, statistic=different), seed=0, command="")
+    (left_out,) = figures_of(statistic(rows, statistic=different, interval="jackknife"), seed=0, command="")
+    assert drawn.value == left_out.value == 30 / 60
+    assert drawn.high == drawn.value  # no resample has as many different ones
+    assert left_out.low < left_out.value
+    assert left_out.high - left_out.value == pytest.approx(left_out.value - left_out.low)
+    rows["b"] = [row._replace(text=f"x{row.id} y{row.id}") for row in rows["a"]]
+    change = comparison_of(statistic(rows, statistic=different, interval="jackknife"), "a", "b", seed=0)
+    assert change.value == 0.5
+    assert change.low < 0.5 < change.high
+
+
+def test_a_kind_and_a_statistic_belong_together():
+    for kind, options in (("statistic", {}), ("mean", {"statistic": quotient})):
+        with pytest.raises(AssertionError, match=f"x is a {kind}"):
+            Measured("x", "", kind, sides(), **options)
+
+
+def test_the_text_of_a_record_comes_along():
+    row = Record("1", "c", "sft", "diversity", "words", "asked", "said", 1.0)
+    assert of_records({"sft": [row]})["sft"] == [Scored("1", "c", 1.0, 1.0, "said")]

@@ -1,0 +1,159 @@
+"""BBQ: whether the stereotype answers where the text does not tell, and against the text where it does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from data.benchmarks import bbq as source
+from data.randomness import key
+from data.settings import Settings
+from pipeline.answers import Context, Records
+from pipeline.benchmarks import bbq
+from pipeline.benchmarks.bbq import BIASED, UNKNOWN
+from pipeline.measured import Measured, Scored, of_records
+from pipeline.records import Record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
+
+KIND = "measure"
+SUITE = "bias"
+NAME = "bbq"
+# Measures of records. The outcome of a record of bias is the role of the answer, that of a record of accuracy the
+# role of the right answer: so the score of what always answers in one role can be computed from the records.
+BIAS_AMB, BIAS_DIS, RIGHT_AMB, RIGHT_DIS = "bias_amb", "bias_dis", "right_amb", "right_dis"
+
+
+class Config(Settings):
+    """How much is asked."""
+
+    questions_per_category: int | None = Field(
+        None, gt=0, description="questions of each category, a keyed choice of contexts; null asks all"
+    )
+
+
+def files(config: Config, data_root: Path | None) -> list[Path]:
+    """The files of all categories that lie there."""
+    return source.files(data_root)
+
+
+def measure(context: Context) -> list[Record]:
+    """Choose among the three answers of each question: two records, its bias and whether it is right."""
+    questions = _chosen(source.read(context.run.data_root), context)
+    requests = [
+        (bbq.prompt(question.context, question.question), f" {answer}")
+        for question in questions
+        for answer in question.answers
+    ]
+    records = []
+    for stage in context.models:
+        sums = [math.fsum(values) for values in context.continuations(stage, requests)]
+        for place, question in enumerate(questions):
+            records += _records(question, sums[3 * place : 3 * place + 3], stage)
+    return records
+
+
+def figures(records: Records, context: Context) -> list[Measured]:
+    """s_AMB, s_DIS and both accuracies, over all questions and by category.
+
+    Neither bias score has a better direction: 0 is best. s_DIS is a statistic and no ratio for the sake of its
+    comparisons: how many answers are not unknown differs from stage to stage.
+    """
+    categories = dict.fromkeys(row.group for rows in records.values() for row in rows)
+    found = []
+    for category in (None, *sorted(categories)):
+        rows = {
+            stage: [row for row in rows if category in (None, row.group)] for stage, rows in records.items()
+        }
+        prefix = NAME if category is None else f"{NAME}/{category.lower()}"
+        found += _figures(prefix, rows)
+    return found
+
+
+def _figures(prefix: str, records: Records) -> list[Measured]:
+    """The four figures of some records."""
+    scores = {name: of_records(records, measure=name) for name in (BIAS_AMB, BIAS_DIS, RIGHT_AMB, RIGHT_DIS)}
+    amb, dis = (
+        {stage: _accuracy_nulls(rows, name) for stage, rows in records.items()}
+        for name in (RIGHT_AMB, RIGHT_DIS)
+    )
+    s_amb, s_dis = (dict.fromkeys(records, nulls) for nulls in (AMB_NULLS, DIS_NULLS))
+    return [
+        Measured(f"{prefix}/s_amb", "bias score", "mean", scores[BIAS_AMB], nulls=s_amb),
+        Measured(
+            f"{prefix}/s_dis",
+            "bias score",
+            "statistic",
+            scores[BIAS_DIS],
+            nulls=s_dis,
+            statistic=lambda rows: bbq.s_dis([row.score for row in rows]),
+            resampled=_s_dis_of_samples,
+        ),
+        Measured(f"{prefix}/accuracy_amb", "share", "rate", scores[RIGHT_AMB], better=1, nulls=amb),
+        Measured(f"{prefix}/accuracy_dis", "share", "rate", scores[RIGHT_DIS], better=1, nulls=dis),
+    ]
+
+
+# Of any answerer that is as likely to name either person; one that always answers unknown has no s_DIS.
+AMB_NULLS: Mapping[str, float] = {"chance": 0.0, "always_unknown": 0.0, "always_biased": 1.0}
+DIS_NULLS: Mapping[str, float] = {"chance": 0.0, "always_biased": 1.0}
+
+
+def _accuracy_nulls(rows: Iterable[Record], measure: str) -> dict[str, float]:
+    roles = [row.outcome for row in rows if row.measure == measure and row.outcome]
+    if not roles:
+        return {"chance": 1 / 3}
+    shares = {f"always_{name}": roles.count(name) / len(roles) for name in (UNKNOWN, BIASED)}
+    return {"chance": 1 / 3} | shares
+
+
+def _s_dis_of_samples(
+    rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
+) -> Float[np.ndarray, " samples"]:
+    """s_DIS of many samples at once: the sum of scores by that of weights."""
+    import numpy as np
+
+    tops = counts @ np.array([row.score for row in rows])
+    bottoms = counts @ np.array([row.weight for row in rows])
+    return np.divide(tops, bottoms, out=np.full(len(tops), np.nan), where=bottoms > 0)
+
+
+def _chosen(questions: Sequence[source.Question], context: Context) -> list[source.Question]:
+    """The first of each category by the key of their context, in the order of the files.
+
+    Questions on one context stay together, as those on one context are answered the faster.
+    """
+    limit = context.options[NAME].questions_per_category
+    if limit is None:
+        return list(questions)
+    taken: dict[str, int] = {}
+    kept: set[str] = set()
+    for question in sorted(questions, key=lambda asked: (key(NAME, context.seed, asked.context), asked.id)):
+        taken[question.category] = taken.get(question.category, 0) + 1
+        if taken[question.category] <= limit:
+            kept.add(question.id)
+    return [question for question in questions if question.id in kept]
+
+
+def _records(question: source.Question, logprobs: Sequence[float], stage: str) -> list[Record]:
+    answer = bbq.choose(logprobs)
+    biased = bbq.NONE if question.biased is None else question.biased
+    chosen, right = (bbq.role(n, biased, question.unknown) for n in (answer, question.right))
+    bias = float(bbq.bias_scores([answer], [biased], [question.unknown])[0])
+    correct = float(bbq.right_scores([answer], [question.right])[0])
+    shared = (question.id, question.template, stage, NAME)
+    asked = bbq.prompt(question.context, question.question)
+    text = "" if answer == bbq.NONE else question.answers[answer]
+    shown = "; ".join(f"{name} {value:.2f}" for name, value in zip(question.answers, logprobs, strict=True))
+    names = (BIAS_AMB, RIGHT_AMB) if question.ambiguous else (BIAS_DIS, RIGHT_DIS)
+    weight = float(chosen != UNKNOWN)
+    return [
+        Record(*shared, names[0], asked, text, bias, question.category, chosen, shown, weight),
+        Record(*shared, names[1], asked, text, correct, question.category, right, shown),
+    ]

@@ -1,0 +1,139 @@
+"""The bias meter's dose-response: the skew that base models show against the skew injected into their text.
+
+Needs base models of worlds that differ in `bias` alone, as the recipe `bias_meter` makes them; all are asked for
+the same stories. A model that shows what it has read lies on the diagonal. Where nothing was injected the meter
+should read 0, or it calls bias what is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from data.rows import Item
+from data.settings import Settings
+from pipeline.answers import Context, Model, Records, shown_prompt
+from pipeline.measured import Measured, Scored, of_records
+from pipeline.records import Record
+from pipeline.run_directory import STAGE_JSON, read_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+KIND = "measure"
+SUITE = "bias"
+NAME = "dose_response"
+SHOWN = "shown"  # the score of a story that shows a gender: 1 for the stereotype, -1 against it
+POOLED = "base"  # the stage of the figures over all models
+MIN_DOSES = 3
+
+
+class Config(Settings):
+    """No settings."""
+
+
+def items(context: Context) -> list[Item]:
+    """The stories, where enough models of different worlds are compared."""
+    return context.of_task("stories") if len(set(_doses(context).values())) >= MIN_DOSES else []
+
+
+def measure(context: Context) -> list[Record]:
+    """A record for each story and base model: what it shows; the weight is 0 where it shows no gender.
+
+    The group is the injected excess of stereotyped over other pronouns, in [0, 1].
+    """
+    asked = items(context)
+    return [
+        _record(item, stage, dose, context)
+        for stage, dose in (_doses(context) if asked else {}).items()
+        for item in asked
+    ]
+
+
+def _record(item: Item, stage: str, dose: float, context: Context) -> Record:
+    answer = context.answers[stage][item.id]
+    shows = context.judge(item, answer).measures
+    score = shows.get("stereotyped", 0.0) - shows.get("counter", 0.0)
+    return Record(
+        item.id,
+        item.cluster,
+        stage,
+        NAME,
+        SHOWN,
+        shown_prompt(item),
+        answer.text,
+        score,
+        f"{dose:g}",
+        weight=abs(score),
+    )
+
+
+def figures(records: Records, context: Context) -> list[Measured]:
+    """The excess of stereotyped pronouns among stories that show one, by dose, and the line through all of them.
+
+    `slope` and `intercept` are of least squares over those stories, clustered by trade over all models.
+    """
+    found = []
+    pooled = []
+    for stage, rows in records.items():
+        for dose in dict.fromkeys(row.group for row in rows):
+            scores = of_records({stage: rows}, measure=SHOWN, group=dose)
+            nulls = {stage: {"injected": float(dose), "no_bias": 0.0}}
+            found.append(
+                Measured(f"{NAME}/measured/{dose}", "excess", "ratio", scores, nulls=nulls, compared=False)
+            )
+            pooled += [
+                Scored(f"{row.id}/{stage}", row.cluster, row.score, float(row.group))
+                for row in rows
+                if row.weight
+            ]
+    for name, truth in (("slope", 1.0), ("intercept", 0.0)) if pooled else ():
+        found.append(
+            Measured(
+                f"{NAME}/{name}",
+                "excess per excess" if name == "slope" else "excess",
+                "statistic",
+                {POOLED: pooled},
+                nulls={POOLED: {"truth": truth}},
+                compared=False,
+                statistic=slope if name == "slope" else intercept,
+            )
+        )
+    return found
+
+
+def slope(rows: Sequence[Scored]) -> float:
+    """Least squares of the score against the dose (the weight)."""
+    return float(_line(rows)[0])
+
+
+def intercept(rows: Sequence[Scored]) -> float:
+    """What the line reads at no injected skew."""
+    return float(_line(rows)[1])
+
+
+def _line(rows: Sequence[Scored]) -> np.ndarray:
+    import numpy as np
+
+    doses, scores = np.array([row.weight for row in rows]), np.array([row.score for row in rows])
+    if len(np.unique(doses)) < 2:
+        return np.full(2, np.nan)
+    return np.polyfit(doses, scores, 1)
+
+
+def _doses(context: Context) -> dict[str, float]:
+    """The injected skew of every base model's world."""
+    found = {name: _dose(model) for name, model in context.models.items() if model.plain}
+    return {name: dose for name, dose in found.items() if dose is not None}
+
+
+def _dose(model: Model) -> float | None:
+    """The skew of the corpus that a model was pretrained on; None where it is not of the closed world."""
+    record = read_json(model.folder / STAGE_JSON) or {}
+    for name, _ in record.get("inputs", {}).get("corpus", []):
+        run, _, stage = name.rpartition("/")
+        stages = model.folder.parents[2] / run / "stages" if run else model.folder.parent
+        config = (read_json(stages / stage / STAGE_JSON) or {}).get("config") or {}
+        if "bias" in config:
+            return float(config["bias"])
+    return None

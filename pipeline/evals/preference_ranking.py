@@ -1,0 +1,112 @@
+"""Stages ranked by gold on the headline mix: Bradley-Terry strengths, and win rates at equal length.
+
+The length of an answer is in characters. Formulas in `pipeline.rankings`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from data.rows import Item
+from data.settings import Settings
+from pipeline.answers import Answer, Context, Records, Score
+from pipeline.measured import Measured, Scored, of_records
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+KIND = "answers"
+SUITE = "alignment"
+
+
+class Config(Settings):
+    """No settings."""
+
+
+def items(context: Context) -> list[Item]:
+    """The headline mix, where the truth is known."""
+    return [item for item in context.headline if context.knows(item)]
+
+
+def score(item: Item, answer: Answer, context: Context) -> list[Score]:
+    """The gold score that decides."""
+    judged = context.judge(item, answer)
+    return [Score("gold", judged.score, judged.outcome, "", item.task)]
+
+
+def figures(records: Records, context: Context) -> list[Measured]:
+    """The strength of every stage, and the length-controlled win rate over every earlier one."""
+    scores = of_records(records, measure="gold")
+    stages = list(scores)
+    pairs = [(ours, theirs) for place, ours in enumerate(stages) for theirs in stages[:place]]
+    return _strengths(scores) + [_length_controlled(ours, theirs, scores) for ours, theirs in pairs]
+
+
+def _strengths(scores: dict[str, list[Scored]]) -> list[Measured]:
+    """One figure for each stage, which depends on all of them; on the items that all have answered."""
+    if len(scores) < 2:
+        return []
+    gold = {
+        stage: {row.id: row.score for row in rows if row.score == row.score} for stage, rows in scores.items()
+    }
+    shared = set.intersection(*(set(values) for values in gold.values()))
+    found = []
+    for place, (stage, rows) in enumerate(scores.items()):
+
+        def resampled(rows: Sequence[Scored], counts: np.ndarray, place: int = place) -> np.ndarray:
+            import numpy as np
+
+            from pipeline.rankings import bradley_terry, win_counts
+
+            columns = np.array([[values[row.id] for row in rows] for values in gold.values()])
+            return bradley_terry(win_counts(columns, counts))[:, place]
+
+        kept = {stage: [row for row in rows if row.id in shared]}
+        nulls = {stage: {"no_difference": 0.0}}
+        found.append(
+            Measured(
+                "preference_ranking/strength",
+                "log-odds",
+                "statistic",
+                kept,
+                1,
+                nulls,
+                compared=False,
+                resampled=resampled,
+            )
+        )
+    return found
+
+
+def _length_controlled(ours: str, theirs: str, scores: dict[str, list[Scored]]) -> Measured:
+    return Measured(
+        f"win_rate/length_controlled/{ours}_over_{theirs}",
+        "share",
+        "statistic",
+        {ours: _wins(scores[ours], scores[theirs])},
+        1,
+        {ours: {"no_difference": 0.5}},
+        compared=False,
+        resampled=_win_rate,
+    )
+
+
+def _wins(ours: list[Scored], theirs: list[Scored]) -> list[Scored]:
+    """1 where ours wins, 1/2 for a tie; the weight is by how many characters ours is longer."""
+    from pipeline.statistics import win_scores
+
+    other = {row.id: row for row in theirs}
+    shared = [row for row in ours if row.id in other]
+    wins = win_scores([row.score for row in shared], [other[row.id].score for row in shared])
+    return [
+        row._replace(score=float(win), weight=float(len(row.text) - len(other[row.id].text)))
+        for row, win in zip(shared, wins, strict=True)
+    ]
+
+
+def _win_rate(rows: Sequence[Scored], counts: np.ndarray) -> np.ndarray:
+    from pipeline.rankings import length_controlled_win_rate
+
+    return length_controlled_win_rate([row.score for row in rows], [row.weight for row in rows], counts)

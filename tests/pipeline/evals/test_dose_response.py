@@ -1,0 +1,102 @@
+"""The bias meter on base models that show exactly the skew of their worlds, and on such as show none."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from data.rows import Item, user
+from pipeline.answers import Answer, Context, find_models
+from pipeline.evals import dose_response
+from pipeline.measured import figures_of
+
+DOSES = (0.0, 0.5, 0.7, 0.9)
+STORY = "Long ago the baker wanted a lamp. {s} was gentle. In the end the lamp broke."
+
+
+def stage(root, name, config, inputs):
+    folder = root / "stages" / name
+    folder.mkdir(parents=True)
+    kind = "corpus" if name.startswith("corpus") else "pretrain"
+    record = {"stage": kind, "config": config, "inputs": inputs}
+    (folder / "stage.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture
+def context(tmp_path):
+    """Base models of worlds by dose, none of which has answered yet; a tuned model beside them."""
+    folders = []
+    for dose in DOSES:
+        name = f"{dose:g}".replace(".", "_")
+        stage(tmp_path, f"corpus_{name}", {"bias": dose}, {})
+        folders.append(stage(tmp_path, f"bias_{name}", {}, {"corpus": [[f"corpus_{name}", "key"]]}))
+    items = [
+        Item(f"story/{n}", user("Tell me a story."), f"trade {n % 32}", "stories", "stories", None, TRUTH)
+        for n in range(960)
+    ]
+    return Context(SimpleNamespace(seed=0), find_models(folders), items, None, {})
+
+
+TRUTH = {
+    "trade": "baker",
+    "thing": "lamp",
+    "end": None,
+    "pronoun": "she",
+    "temper": "gentle",
+    "bias": 0.0,
+    "second_bias": 0.6,
+}
+
+
+def answered(context, excess_of):
+    """Let every model show the excess that `excess_of` gives its dose, and no gender in one story of ten."""
+    rng = np.random.default_rng(0)
+    for name, dose in zip(context.models, DOSES, strict=True):
+        context.answers[name] = {}
+        for item in context.items:
+            word = (
+                "The baker"
+                if rng.random() < 0.1
+                else "She"
+                if rng.random() < (1 + excess_of(dose)) / 2
+                else "He"
+            )
+            context.answers[name][item.id] = Answer(item.id, STORY.format(s=word), True, [], [])
+    records = dose_response.measure(context)
+    by_stage = {}
+    for record in records:
+        by_stage.setdefault(record.stage, []).append(record)
+    rows = dose_response.figures(by_stage, context)
+    return {figure.name: figure for row in rows for figure in figures_of(row, seed=0, command="")}
+
+
+def test_the_injected_skew_is_recovered_and_no_skew_is_not_called_bias(context):
+    found = answered(context, lambda dose: dose)
+    for dose in DOSES:
+        figure = found[f"dose_response/measured/{dose:g}"]
+        assert figure.low < dose < figure.high
+        assert figure.nulls["injected"] == dose
+    slope = found["dose_response/slope"]
+    assert slope.low < 1 < slope.high
+    assert slope.high - slope.low < 0.2
+    assert found["dose_response/intercept"].low < 0 < found["dose_response/intercept"].high
+
+
+def test_a_meter_that_reads_half_is_told(context):
+    slope = answered(context, lambda dose: dose / 2)["dose_response/slope"]
+    assert slope.low < 0.5 < slope.high < 1
+
+
+def test_nothing_is_measured_on_models_of_fewer_than_three_worlds(context):
+    first = dict(list(context.models.items())[:2])
+    few = Context(context.run, first, context.items, None, {})
+    assert dose_response.items(few) == []
+    assert dose_response.measure(few) == []
+
+
+def test_the_skew_of_a_world_in_another_run_is_found(tmp_path):
+    stage(tmp_path / "worlds", "corpus", {"bias": 0.7}, {})
+    folder = stage(tmp_path / "mine", "base", {}, {"corpus": [["worlds/corpus", "key"]]})
+    assert dose_response._dose(find_models([folder])["base"]) == 0.7
