@@ -15,7 +15,7 @@ from data.settings import Settings
 from pipeline.recipe import Cost, CostContext, Input
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import ModuleType
 
     from pipeline.answers import Context
@@ -47,6 +47,9 @@ class Config(Settings):
     max_new_tokens: int = Field(64, gt=0, description="longest answer, tokens")
     max_items_per_group: int | None = Field(
         None, gt=0, description="most items of each task and group; null asks all"
+    )
+    untrained: bool = Field(
+        True, description="ask the first model's architecture with fresh weights, too: a null of every figure"
     )
     batch_size: int = Field(
         256, gt=0, description="items answered together; changes no answer but by rounding"
@@ -143,8 +146,9 @@ def run(config: Config, run: StageRun, *, command: str | None = None) -> None:
 
     `command` reproduces the figures; it is the run's own where it is not given.
     """
-    from pipeline.answers import Context, answer_all, chosen_items, find_models, fitting_items
+    from pipeline.answers import Context, chosen_items, find_models, fitting_items
     from pipeline.records import write_records
+    from pipeline.untrained import UNTRAINED, looks_at_models, untrained, with_null
 
     # 1. The models and the items that the suite asks for.
     modules = suite_modules(config)
@@ -168,30 +172,62 @@ def run(config: Config, run: StageRun, *, command: str | None = None) -> None:
         items_too_long=len(chosen) - len(fitting),
     )
 
-    # 2. Every model answers every item once.
-    for stage in context.models if context.items else ():
-        context.answers[stage] = answer_all(context, stage)
-
-    # 3. Every evaluation scores the same answers, or measures the models in its own way.
-    records: list[Record] = []
-    for name, module in modules.items():
-        records += (
-            score_answers(name, module, context) if module.KIND == "answers" else module.measure(context)
-        )
-        run.check_stop()
+    # 2. Every model answers every item once; every evaluation scores the same answers, or measures the models.
+    records = scored(modules, context)
     run.note(records=len(records), unscored=sum(record.score != record.score for record in records))
 
-    # 4. Figures with intervals, paired comparisons with verdicts.
-    measured = [
-        (name, row)
-        for name, module in modules.items()
-        for row in module.figures(by_stage(records, name), context)
-    ]
+    # 3. The same of an untrained model, for the nulls.
+    nulls: dict[str, float] = {}
+    if config.untrained:
+        with untrained(context) as fresh:
+            if fresh is not None:
+                looked = {name: module for name, module in modules.items() if looks_at_models(module)}
+                rows = scored(looked, fresh)
+                nulls = values(measured_by(looked, rows, fresh), run.seed)
+                with run.publish(f"records.{UNTRAINED}.jsonl") as path:
+                    write_records(path, rows)
+
+    # 4. Figures with intervals and nulls, paired comparisons with verdicts.
+    measured = [(name, with_null(row, nulls)) for name, row in measured_by(modules, records, context)]
     results = summarise(measured, context, command=command or reproducing_command(run))
     with run.publish("records.jsonl") as path:
         write_records(path, records)
     with run.publish("figures.json") as path:
         _write(path, results)
+
+
+def scored(modules: Mapping[str, ModuleType], context: Context) -> list[Record]:
+    """The records of all evaluations, of every model's answer to every item."""
+    from pipeline.answers import answer_all
+
+    for stage in context.models if context.items else ():
+        context.answers[stage] = answer_all(context, stage)
+    records: list[Record] = []
+    for name, module in modules.items():
+        records += (
+            score_answers(name, module, context) if module.KIND == "answers" else module.measure(context)
+        )
+        context.run.check_stop()
+    return records
+
+
+def measured_by(
+    modules: Mapping[str, ModuleType], records: list[Record], context: Context
+) -> list[tuple[str, Measured]]:
+    """(evaluation, figure before its intervals), from the records."""
+    return [
+        (name, row)
+        for name, module in modules.items()
+        for row in module.figures(by_stage(records, name), context)
+    ]
+
+
+def values(measured: list[tuple[str, Measured]], seed: int) -> dict[str, float]:
+    """The value of every figure of one model, where it is a number."""
+    from pipeline.measured import figures_of
+
+    found = [figure for _, row in measured for figure in figures_of(row, seed=seed, command="")]
+    return {figure.name: figure.value for figure in found if figure.value == figure.value}
 
 
 def suite_modules(config: Config) -> dict[str, ModuleType]:

@@ -232,4 +232,4 @@ def evaluated(folder, items, seed):
         mock.patch("pipeline.evals.kl._logprobs", parent_logprobs),
         mock.patch("pipeline.answers.fitting_items", lambda context: context.items),
     ):
-        evaluate.run(evaluate.config_class({})(), run)
+        evaluate.run(evaluate.config_class({})(untrained=False), run)

@@ -51,6 +51,29 @@ def chain(tmp_path, tiny_llama, tokenizer):
     return folder
 
 
+def test_an_untrained_model_of_the_same_architecture_is_a_null_of_every_figure(chain):
+    run, figures = evaluated(chain, suite=["held_out_loss", "form"])
+    rows = read_records(run.dir / "records.untrained.jsonl")
+    assert {row.stage for row in rows} == {"untrained"}
+    nats = [row for row in rows if row.measure == "nats"]
+    expected = sum(row.score for row in nats) / sum(row.weight for row in nats)
+    for stage in ("base", "sft", "ppo"):
+        assert figures["loss/held_out", stage]["nulls"]["untrained"] == pytest.approx(expected)
+        assert "untrained" in figures["length", stage]["nulls"]
+    assert {row.stage for row in read_records(run.dir / "records.jsonl")} == {"base", "sft", "ppo"}
+    assert not any("untrained" in name for name, _ in figures)
+    # Fresh weights of the architecture: near to uniform over the vocabulary, and the same every time.
+    assert expected == pytest.approx(math.log(300), abs=0.3)
+    _, again = evaluated(chain, name="again", suite=["held_out_loss", "form"])
+    assert again["loss/held_out", "sft"]["nulls"] == figures["loss/held_out", "sft"]["nulls"]
+
+
+def test_without_it_no_untrained_model_is_asked(chain):
+    run, figures = evaluated(chain, suite=["form"], untrained=False)
+    assert "untrained" not in figures["length", "sft"]["nulls"]
+    assert not (run.dir / "records.untrained.jsonl").exists()
+
+
 def evaluated(chain, name="evaluate", **settings):
     stages = chain / "stages"
     inputs = {"corpus": stages / "corpus", "models": [stages / model for model in ("pretrain", "sft", "ppo")]}

@@ -1,0 +1,73 @@
+"""The architecture of the first model with fresh weights: what a figure is worth before any training.
+
+It answers the same questions, but briefly: what it says is noise, and noise does not get better with length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+
+from data.randomness import key
+from pipeline.answers import Context, Model
+from pipeline.measured import Measured
+
+UNTRAINED = "untrained"  # its name among the nulls of a figure
+MAX_PARAMETERS = 10**8  # a larger one is not made: it would cost as much as the models themselves
+MAX_NEW_TOKENS = 16
+OF_THE_REWARD = "reward"  # evaluations of this suite look at no model that answers
+
+
+@contextmanager
+def untrained(context: Context) -> Iterator[Context | None]:
+    """The same questions for the first model's architecture; None where it is too large, or an adapter."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from pipeline.language_model import model_folder
+
+    first = next(iter(context.models.values()))
+    source = model_folder(first.folder)
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        yield None
+        return
+    with TemporaryDirectory(prefix="fledge-") as folder:
+        if not _write(AutoConfig.from_pretrained(source), context.seed, Path(folder)):
+            yield None
+            return
+        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+        model = Model(UNTRAINED, Path(folder), None, first.plain)
+        length = min(MAX_NEW_TOKENS, context.config.max_new_tokens)
+        config = context.config.model_copy(update={"max_new_tokens": length})
+        yield Context(context.run, {UNTRAINED: model}, context.items, config, context.options)
+
+
+def _write(config: object, seed: int, folder: Path) -> bool:
+    """Write a model with keyed weights, unless it is too large."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        size = AutoModelForCausalLM.from_config(config).num_parameters()
+    if size > MAX_PARAMETERS:
+        return False
+    with torch.random.fork_rng():
+        torch.manual_seed(key("untrained", seed))
+        AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
+    return True
+
+
+def looks_at_models(module: ModuleType) -> bool:
+    """Whether an evaluation says anything of a model that was not trained."""
+    return module.SUITE != OF_THE_REWARD
+
+
+def with_null(row: Measured, values: dict[str, float]) -> Measured:
+    """A figure with the untrained model's value among its nulls, where it has one."""
+    if row.name not in values:
+        return row
+    nulls = {stage: {**row.nulls.get(stage, {}), UNTRAINED: values[row.name]} for stage in row.scores}
+    return replace(row, nulls=nulls)
