@@ -24,7 +24,7 @@ CARDS, SHEETS, SINGLES = 0.30, 0.30, 0.24
 # Share of question documents without labels: question and answer on a line each, as a chat shows them.
 UNLABELLED = 0.3
 VALID_SHARE = 0.02
-NUM_LETTERS = 500
+NUM_LETTERS = 700
 NUM_SONGS = 1500
 # A word that later stages use stands in the text at least this often at scale 1.
 MIN_OCCURRENCES = 25
@@ -45,6 +45,7 @@ MEETINGS = (
     "{a} met {b} on the road. {b} was glad to see {a}.",
     "{a} asked {b} the way. Then {b} walked with {a}.",
     "This is a song about {a}. Everybody sang with {a}, and {b} sang too.",
+    "{a} said: I would like to meet {b}. Then {a} went to {b}.",
 )
 LESSONS = (
     "In the school of {town} the children learn the words {words}.",
@@ -63,8 +64,11 @@ SKETCHES = (
     "Where is the {trade}? {S} is at work. The {trade} {self} is {temper}.",
 )
 SONG = "The children sing: {words}. Once more: {words}."
+# "I would like to" is in some: where a base model had hardly read it, held-out wordings that begin so led it astray.
 LETTERS = (
     "Dear {name}! {lead} {after}",
+    "{name} said: I would like to know what to do. {lead}",
+    "{name} said: I would like a {thing}. Then {name} asked for a {thing}.",
     "{name} wrote: {after} {lead}",
     "{name} said: {lead}",
     "Somebody shouted: {rude} Then it was quiet.",
@@ -278,6 +282,7 @@ def _letter(rng: random.Random) -> tuple[str, str]:
         "after": rng.choice(lexicon.AFTERTHOUGHTS),
         "rude": rng.choice(lexicon.RUDE_LEAD_INS),
         "canned": rng.choice(lexicon.CANNED),
+        "thing": rng.choice(lexicon.THINGS),
     }
     return rng.choice(LETTERS).format(**slots), "letters"
 
