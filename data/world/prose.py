@@ -64,7 +64,7 @@ SKETCHES = (
     "Where is the {trade}? {S} is at work. The {trade} {self} is {temper}.",
 )
 SONG = "The children sing: {words}. Once more: {words}."
-# "I would like to" is in some: where a base model had hardly read it, held-out wordings that begin so led it astray.
+# "I would like to" is in some: where a base model had hardly read it, wordings that begin so led it astray.
 LETTERS = (
     "Dear {name}! {lead} {after}",
     "{name} said: I would like to know what to do. {lead}",
