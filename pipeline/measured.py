@@ -88,6 +88,16 @@ def with_outcome(*outcomes: str) -> Callable[[Record], float]:
     return lambda record: record.score if record.score != record.score else float(record.outcome in outcomes)
 
 
+def mean_of_samples(
+    rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
+) -> Float[np.ndarray, " samples"]:
+    """The mean as a statistic, for differences that are mostly 0.
+
+    Their bootstrap holds 0 where a handful of items differ; an interval corrected for skewness need not.
+    """
+    return counts @ _scores(rows) / counts.sum(axis=1)
+
+
 def interval_of(kind: str, rows: Sequence[Scored]) -> Interval:
     """The estimate of one stage."""
     from pipeline import statistics
@@ -131,8 +141,6 @@ def figures_of(measured: Measured, *, seed: int, command: str) -> list[Figure]:
 
 def comparison_of(measured: Measured, before: str, after: str, *, seed: int) -> Comparison | None:
     """The paired change of one figure between two stages, or None where they share no items that tell it."""
-    import numpy as np
-
     from pipeline import statistics
 
     if before not in measured.scores or after not in measured.scores:
@@ -147,11 +155,10 @@ def comparison_of(measured: Measured, before: str, after: str, *, seed: int) -> 
         if found.value != found.value:
             return None
     else:
-        old, new = (np.array([row.score for row in side]) for side in zip(*pairs, strict=True))
-        if measured.kind == "ratio":
-            # The items' shares of the ratio, so that their mean is it.
-            mean_weight = np.mean([row.weight for row, _ in pairs])
-            old, new = old / mean_weight, new / mean_weight
+        pairs = [(old, new) for old, new in pairs if old.score == old.score and new.score == new.score]
+        sides = zip(*pairs, strict=True) if pairs else ((), ())
+        part = _parts_of_ratio if measured.kind == "ratio" else _scores
+        old, new = (part(side) for side in sides)
         found = statistics.paired_difference(old, new, [row.cluster for row, _ in pairs], key=draws)
     return Comparison(
         measured.name,
@@ -171,6 +178,24 @@ def comparison_of(measured: Measured, before: str, after: str, *, seed: int) -> 
         found.smallest,
         "",
     )
+
+
+def _scores(rows: Sequence[Scored]) -> Float[np.ndarray, " items"]:
+    import numpy as np
+
+    return np.array([row.score for row in rows], dtype=float)
+
+
+def _parts_of_ratio(rows: Sequence[Scored]) -> Float[np.ndarray, " items"]:
+    """What each item adds to the sum of scores over the sum of weights, linearised: the parts' mean is the ratio.
+
+    The weights may differ between two sides of a comparison (models that cut a text into other tokens).
+    """
+    import numpy as np
+
+    scores, weights = _scores(rows), np.array([row.weight for row in rows], dtype=float)
+    ratio = scores.sum() / weights.sum()
+    return ratio + (scores - ratio * weights) / weights.mean()
 
 
 def _statistic_interval(measured: Measured, rows: Sequence[Scored], *, key: int) -> Interval:

@@ -14,7 +14,7 @@ from pipeline.answers import Context, Records
 from pipeline.benchmarks import choices, winobias, winogender
 from pipeline.benchmarks.choices import Choice
 from pipeline.benchmarks.winobias import ANTI, PRO
-from pipeline.measured import Measured, Scored, of_records
+from pipeline.measured import Measured, Scored, mean_of_samples, of_records
 from pipeline.records import Record
 
 KIND = "measure"
@@ -72,9 +72,10 @@ def figures(records: Records, context: Context) -> list[Measured]:
             Measured(
                 f"{NAME}/difference{suffix}",
                 "share",
-                "mean",
+                "statistic",
                 differences,
                 nulls=dict.fromkeys(differences, DIFFERENCE_NULLS),
+                resampled=mean_of_samples,
             )
         )
     return found

@@ -12,7 +12,7 @@ from data.settings import Settings
 from pipeline.answers import Context, Records
 from pipeline.benchmarks import choices, winogender
 from pipeline.benchmarks.choices import Choice
-from pipeline.measured import Measured, Scored, of_records
+from pipeline.measured import Measured, Scored, mean_of_samples, of_records
 from pipeline.records import Record
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _gap(records: Records, name: str, value: Callable[[Record], str], first: str
             if template in found[second]
         ]
     nulls = {stage: {"chance": 0.0} for stage in scores}
-    return Measured(f"{NAME}/{name}", "share", "mean", scores, nulls=nulls)
+    return Measured(f"{NAME}/{name}", "share", "statistic", scores, nulls=nulls, resampled=mean_of_samples)
 
 
 def _referent_requests(sentence: source.Sentence) -> list[tuple[str, str]]:

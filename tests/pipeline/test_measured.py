@@ -10,6 +10,7 @@ from pipeline.measured import (
     Scored,
     comparison_of,
     figures_of,
+    mean_of_samples,
     of_records,
     with_outcome,
     with_verdicts,
@@ -61,6 +62,25 @@ def test_only_shared_items_are_compared():
     measured = Measured("x", "", "mean", {"a": scored([1.0, 2, 3]), "b": scored([2.0, 3, 4, 99])[1:]})
     assert comparison_of(measured, "a", "b", seed=0).n == 2
     assert comparison_of(measured, "a", "missing", seed=0) is None
+
+
+def test_the_change_of_a_ratio_is_the_difference_of_the_ratios_where_the_weights_differ_too():
+    rng = np.random.default_rng(0)
+    nats, tokens = rng.exponential(20, (2, 400)), rng.integers(1, 40, (2, 400))
+    sides = {
+        name: [Scored(str(n), str(n), float(s), float(w)) for n, (s, w) in enumerate(zip(*side, strict=True))]
+        for name, side in zip("ab", zip(nats, tokens, strict=True), strict=True)
+    }
+    found = comparison_of(Measured("loss", "nats per token", "ratio", sides), "a", "b", seed=0)
+    first, second = (s.sum() / w.sum() for s, w in zip(nats, tokens, strict=True))
+    assert found.value == pytest.approx(second - first)
+    # The standard deviation of the difference over fresh samples of the same kind.
+    fresh = []
+    for _ in range(400):
+        s, w = rng.exponential(20, (2, 400)), rng.integers(1, 40, (2, 400))
+        fresh.append(s[1].sum() / w[1].sum() - s[0].sum() / w[0].sum())
+    # Of 400 samples it is known to 4 %, and the interval's own width varies by as much.
+    assert (found.high - found.low) / 3.92 == pytest.approx(np.std(fresh), rel=0.2)
 
 
 def test_the_change_of_a_ratio_is_the_difference_of_the_ratios():
@@ -190,3 +210,12 @@ def test_a_kind_and_a_statistic_belong_together():
 def test_the_text_of_a_record_comes_along():
     row = Record("1", "c", "sft", "diversity", "words", "asked", "said", 1.0)
     assert of_records({"sft": [row]})["sft"] == [Scored("1", "c", 1.0, 1.0, "said")]
+
+
+def test_two_items_of_hundreds_are_no_evidence_of_a_difference():
+    rows = [Scored(str(n), str(n // 2), -1.0 if n in (5, 300) else 0.0) for n in range(792)]
+    measured = Measured("x", "share", "statistic", {"sft": rows}, resampled=mean_of_samples)
+    (figure,) = figures_of(measured, seed=0, command="")
+    assert figure.value == pytest.approx(-2 / 792)
+    assert figure.low < figure.value < figure.high
+    assert figure.high == 0
