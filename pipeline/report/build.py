@@ -11,35 +11,38 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline import metric_self_test
 from pipeline.ppo_audit import DETAILS, Detail
-from pipeline.records import Comparison, to_json
-from pipeline.report import prototype, verdicts
+from pipeline.records import Figure, to_json
+from pipeline.report import paired, prototype, tables, verdicts
 from pipeline.report.causes import cause
 from pipeline.report.collapse import RULE, collapses
-from pipeline.report.plots import pictures
+from pipeline.report.plots import FEW_MODELS, pictures
 from pipeline.report.read import RunData, read_chains
 
 HTML, JSON = "report.html", "report.json"
 TIME_SUFFIXES = ("_seconds", "_per_second")
-# The figures of the stage table, those that exist; tasks are added.
-TABLE = (
+# The figures of the stage table, those that exist: what is read first, and the rest, to which tasks are added.
+FIRST = (
     "gold/mean",
     "facts/often/right",
-    "facts/some/right",
-    "facts/rarely/right",
-    "facts/never/right",
     "facts/never/hallucinated",
     "facts/never/abstain",
     "bias/stereotyped",
-    "bias/neutral",
     "refusal/harmful",
     "refusal/harmless",
     "proxy/mean",
     "kl",
+    "loss/bits_per_byte",
+)
+OTHERS = (
+    "facts/some/right",
+    "facts/rarely/right",
+    "facts/never/right",
+    "bias/neutral",
     "length",
     "ends",
     "loss/held_out",
-    "loss/bits_per_byte",
 )
 
 
@@ -65,9 +68,12 @@ def build_report(run_dirs: Sequence[Path]) -> Report:
             for name, (path, chains) in zip(names, found, strict=True)
         ]
     chains = [chain for _, part in found for chain in part]
+    steps = paired.steps([part for _, part in found]) if comparing else []
     data = report_json(chains, comparing=comparing)
+    if comparing:
+        data["comparisons"] = [to_json(row) for step in steps for row in step.changes]
     text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    return Report(render(chains, comparing=comparing), text)
+    return Report(render(chains, steps, comparing=comparing), text)
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -139,8 +145,8 @@ def _median_times(metrics: Sequence[dict[str, Any]]) -> dict[str, float]:
 # --- the page ------------------------------------------------------------------------------------------------
 
 
-def render(chains: Sequence[RunData], *, comparing: bool) -> str:
-    """The page as one HTML text."""
+def render(chains: Sequence[RunData], steps: Sequence[paired.Step] = (), *, comparing: bool) -> str:
+    """The page as one HTML text; `steps` are the paired changes between runs."""
     from jinja2 import Environment, StrictUndefined
 
     template = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
@@ -152,12 +158,18 @@ def render(chains: Sequence[RunData], *, comparing: bool) -> str:
     environment.filters["slug"] = lambda word: word.replace(" ", "-")
     environment.filters["words"] = verdicts.words
     environment.globals["prototype"] = prototype
-    title = " and ".join(dict.fromkeys(str(chain.record.get("recipe", chain.label)) for chain in chains))
+    environment.globals["at_chance"] = tables.at_chance
+    named = (chain.label if comparing else str(chain.record.get("recipe", chain.label)) for chain in chains)
+    title = " and ".join(dict.fromkeys(named))
     page = environment.from_string(template).render(
         title=title,
         comparing=comparing,
         chains=[_sections(chain, f"c{place}") for place, chain in enumerate(chains)],
         across=across(chains) if len(chains) > 1 else None,
+        first=FIRST,
+        beside=paired.benchmarks_beside(chains) if len(chains) > 1 else [],
+        steps=steps,
+        checks=metric_self_test.run(),
         collapses=collapses(chains),
         collapse_rule=RULE,
         bars_across=bars_across(chains) if len(chains) > 1 and not comparing else None,
@@ -169,31 +181,40 @@ def number(value: float | None, digits: int = 3) -> str:
     """A number for a table: fixed digits, a true minus sign, a dash where it was not measured."""
     if value is None or value != value:
         return "–"
-    text = "∞" if abs(value) == math.inf else f"{value:.{digits}f}".lstrip("-")
-    return "−" + text if value < 0 else text
+    if abs(value) == math.inf:
+        return "∞" if value > 0 else "−∞"
+    text = f"{abs(value):.{digits}f}"
+    return "−" + text if value < 0 and float(text) != 0 else text
 
 
 def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
-    found = verdicts.stage_verdicts(chain)
-    return {
+    """What the page shows of one chain, by name."""
+    found = {
         "label": chain.label,
         "prefix": prefix,
         "seed": chain.seed,
         "models": chain.model_names,
-        "verdicts": found,
+        "verdicts": verdicts.stage_verdicts(chain),
         "bars": [(bar, cause(chain, bar)) for bar in verdicts.bars(chain)],
         "orientation": prototype.orientation(chain),
         "table": stage_table(chain),
         "pictures": pictures(chain, prefix),
+        "wide": len(chain.model_names) > FEW_MODELS,
         "fits": chain.fits,
         "audit": _audit(chain),
-        "wins": [f for f in chain.evaluation.figures if f.name.startswith("win_rate/")],
+        "matrices": tables.win_matrices(chain),
+        "confidence": tables.confidence_rows(chain),
+        "confidence_words": tables.confidence_words(chain),
+        "targets": tables.target_rows(chain),
+        "benchmarks": tables.benchmarks(chain),
+        "doses": tables.dose_response(chain),
         "reward": [f for f in chain.evaluation.figures if f.stage == "reward"],
+        "contrasts": {f.name for f in chain.evaluation.figures if f.name.count("/") > 1},
         "comparisons": chain.evaluation.comparisons,
         "flips": _flips(chain),
         "transcripts": verdicts.transcripts(chain),
         "gates": [(stage.name, gate) for stage in chain.stages for gate in stage.gates],
-        "figures": [f for f in chain.evaluation.figures if "_minus_" not in f.name],
+        "figures": _by_command(chain),
         "stages": chain.stages,
         "notes": [(stage.name, _plain_notes(stage.notes)) for stage in chain.stages],
         "record": chain.record,
@@ -203,6 +224,26 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         ),
         "digests": _digests(chain),
     }
+    return found | {"contents": _contents(found)}
+
+
+def _contents(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """(anchor, title) of the sections below the first screen that there are."""
+    num_met = sum(why is None for _, why in found["bars"])
+    titles = {
+        "drift": ("Reward and drift", "reward_kl" in found["pictures"] or "frontier" in found["pictures"]),
+        "wins": ("Win rates", found["matrices"]),
+        "targets": (f"Targets: {num_met} of {len(found['bars'])} reached", found["bars"]),
+        "dose": ("Dose and response", found["doses"]),
+        "confidence": ("Confidence", found["confidence"] or found["targets"]),
+        "benchmarks": ("Benchmarks", found["benchmarks"]),
+        "reward": ("Reward model", found["reward"]),
+        "flips": ("Answers that changed", found["flips"]),
+        "transcripts": ("Transcripts", found["transcripts"]),
+        "figures": ("Every figure", found["figures"]),
+        "reproduce": ("To reproduce", True),
+    }
+    return [(name, title) for name, (title, there) in titles.items() if there]
 
 
 def stage_table(chain: RunData) -> list[dict[str, Any]]:
@@ -210,19 +251,23 @@ def stage_table(chain: RunData) -> list[dict[str, Any]]:
     tasks = dict.fromkeys(
         f.name for f in chain.evaluation.figures if f.name.startswith("task/") and "_minus_" not in f.name
     )
-    changes: dict[tuple[str, str], Comparison] = {
-        (row.name, row.after): row
-        for model in chain.evaluation.models
-        for row in chain.evaluation.comparisons
-        if (row.before, row.after) == (model["parent"], model["name"])
-    }
+    changes = tables.changes(chain)
     rows = []
-    for name in (*TABLE, *tasks):
+    for name in (*FIRST, *OTHERS, *tasks):
         cells = [(chain.figure(name, stage), changes.get((name, stage))) for stage in chain.model_names]
         figures = [figure for figure, _ in cells if figure]
         if figures:
             rows.append({"name": name, "unit": figures[0].unit, "cells": cells})
     return rows
+
+
+def _by_command(chain: RunData) -> list[tuple[str, list[Figure]]]:
+    """(command that measures them again, figures), in order, without differences of stages."""
+    found: dict[str, list[Figure]] = {}
+    for figure in chain.evaluation.figures:
+        if "_minus_" not in figure.name:
+            found.setdefault(figure.command, []).append(figure)
+    return list(found.items())
 
 
 def _flips(chain: RunData) -> list[dict[str, Any]]:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.calibration import risk_at
 from pipeline.overoptimisation import best_of_n_kl
 from pipeline.report.collapse import reasons
 from pipeline.report.read import LEARNS_FROM_REWARD, RunData, StageData, kl_curve
+from pipeline.report.tables import dose_response
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +35,9 @@ STAGES = ("#8c8c8c", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56
 # Placeholders that the page replaces by its own colours; drawn in no other role.
 INK, GRID = "#010101", "#020202"
 PAGE_COLOURS = {INK: "var(--ink)", GRID: "var(--line)"}
-MOST_LEVEL_LABELS = 4  # more names under one panel would run into each other
+MOST_LEVEL_LETTERS = 10  # of names under one panel; more would run into each other
+FEW_MODELS = 4  # more bars need more room
+GLANCE = 4.4  # inches: three pictures of this width stand beside each other
 LEGEND_COLUMNS = 5
 LOSS_NAMES = ("loss", "valid_loss", "eval_loss", "held_out_loss")
 
@@ -47,6 +51,8 @@ def pictures(run: RunData, prefix: str) -> dict[str, str]:
         "reward_kl": reward_kl,
         "frontier": frontier,
         "losses": loss_curves,
+        "risk_coverage": risk_coverage,
+        "dose_response": dose_response_line,
     }
     found = {}
     with _style():
@@ -66,7 +72,7 @@ def hallucination_stack(run: RunData) -> Canvas | None:
     )
     if not tiers:
         return None
-    canvas, axes = _subplots(1, len(tiers), width=2.1 * len(tiers), height=2.6, sharey=True)
+    canvas, axes = _subplots(1, len(tiers), width=_glance(run), height=2.9, sharey=True)
     for place, (axis, tier) in enumerate(zip(axes, tiers, strict=True)):
         bottom = np.zeros(len(run.model_names))
         for outcome, colour in OUTCOMES.items():
@@ -77,11 +83,11 @@ def hallucination_stack(run: RunData) -> Canvas | None:
         axis.set_title(f"seen {tier}" if tier != "never" else "never seen")
         axis.set_ylim(0, 1)
         axis.grid(axis="x", visible=False)
-        if len(run.model_names) > MOST_LEVEL_LABELS:
+        if sum(map(len, run.model_names)) > MOST_LEVEL_LETTERS:
             axis.tick_params(axis="x", rotation=90)
         if place == 0:
             axis.set_ylabel("share of answers")
-    _legend_below(canvas, axes[0], len(OUTCOMES))
+    _legend_below(canvas, axes[0], 3)
     return canvas
 
 
@@ -93,7 +99,7 @@ def exposure_curve(run: RunData) -> Canvas | None:
     if not run.model_names or run.figure("facts/never/right", run.model_names[0]) is None or len(tiers) < 2:
         return None
     panels = ("right", "hallucinated", "abstain")
-    canvas, axes = _subplots(1, len(panels), width=7.6, height=2.7, sharey=True)
+    canvas, axes = _subplots(1, len(panels), width=_glance(run), height=2.9, sharey=True)
     for axis, outcome in zip(axes, panels, strict=True):
         for stage, colour in _colours(run.model_names).items():
             pairs = [(tier, run.figure(f"facts/{tier}/{outcome}", stage)) for tier in tiers]
@@ -110,7 +116,7 @@ def exposure_curve(run: RunData) -> Canvas | None:
         axis.set_xticks(
             [float(np.log1p(counts[tier])) for tier in tiers], [str(counts[tier]) for tier in tiers]
         )
-        axis.set_xlabel("times read per epoch")
+    axes[1].set_xlabel("times read per epoch")
     axes[0].set_ylabel("share of answers")
     _legend_below(canvas, axes[0], len(run.model_names))
     return canvas
@@ -122,7 +128,7 @@ def bias_bars(run: RunData) -> Canvas | None:
     stages = [stage for stage in run.model_names if run.figure("bias/stereotyped", stage)]
     if not stages:
         return None
-    canvas, (axis,) = _subplots(1, 1, width=4.6, height=2.7)
+    canvas, (axis,) = _subplots(1, 1, width=GLANCE, height=2.9)
     places, width = np.arange(len(kinds)), 0.8 / len(stages)
     for number, (stage, colour) in enumerate(_colours(stages).items()):
         figures = [run.figure(f"bias/{kind}", stage) for kind in kinds]
@@ -256,12 +262,77 @@ def loss_curves(run: RunData) -> Canvas | None:
     return canvas
 
 
+def risk_coverage(run: RunData) -> Canvas | None:
+    """Share wrong among the most confident answers, by how many of the attempted ones they are."""
+    rows = {stage: confidences(run, stage) for stage in run.model_names}
+    drawn = {stage: found for stage, found in rows.items() if len(found) > 1}
+    if not drawn:
+        return None
+    canvas, (axis,) = _subplots(1, 1, width=GLANCE, height=2.9)
+    for stage, colour in _colours(run.model_names).items():
+        if stage in drawn:
+            confidence, right = drawn[stage].T
+            # Fewer than one in fifty are too few to speak of a share.
+            coverages = np.linspace(0.02, 1, 50)
+            risk = risk_at(confidence, right, coverages)
+            axis.plot(coverages, risk, color=colour, lw=1.6, label=stage)
+            axis.plot([0, 1], [1 - right.mean()] * 2, color=colour, lw=0.8, ls=":")
+    axis.set_xlim(0, 1)
+    axis.set_ylim(-0.02, 1.02)
+    axis.set_xlabel("share of attempted answers, the most confident first")
+    axis.set_ylabel("share wrong among them")
+    _legend_below(canvas, axis, len(drawn))
+    return canvas
+
+
+def confidences(run: RunData, stage: str) -> np.ndarray:
+    """(confidence, 1 for right) of every attempted answer that was scored."""
+    found = run.records("calibration", "answer", stage)
+    rows = [(row.weight, row.score) for row in found if row.score == row.score]
+    return np.array(rows).reshape(-1, 2)
+
+
+def dose_response_line(run: RunData) -> Canvas | None:
+    """The bias meter's reading of every base model against what was injected, with the fitted line."""
+    found = dose_response(run)
+    if found is None:
+        return None
+    canvas, (axis,) = _subplots(1, 1, width=GLANCE, height=3.4)
+    x, y = [dose.injected for dose in found.doses], [dose.figure.value for dose in found.doses]
+    errors = [[d.figure.value - d.figure.low, d.figure.high - d.figure.value] for d in found.doses]
+    axis.plot([0, 1], [0, 1], color=INK, ls=":", lw=1.2, label="as injected")
+    if found.slope and found.intercept:
+        ends = np.array([0.0, 1.0])
+        line = found.intercept.value + found.slope.value * ends
+        axis.plot(ends, line, color="#0072B2", lw=1.6, label="least squares")
+    axis.errorbar(
+        x,
+        y,
+        yerr=np.maximum(np.array(errors).T, 0),
+        fmt="o",
+        ms=4.5,
+        lw=1.2,
+        color="#D55E00",
+        label="measured",
+    )
+    axis.set_xlim(-0.04, 1.04)
+    axis.set_xlabel("injected excess of stereotyped pronouns")
+    axis.set_ylabel("measured excess")
+    _legend_below(canvas, axis, 3)
+    return canvas
+
+
 def _losses(stage: StageData) -> dict[str, list[tuple[float, float]]]:
     curves = {
         name: [(row["step"], row[name]) for row in stage.metrics if isinstance(row.get(name), int | float)]
         for name in LOSS_NAMES
     }
     return {name: points for name, points in curves.items() if len(points) > 1}
+
+
+def _glance(run: RunData) -> float:
+    """Inches that a picture with a bar or line for every model needs."""
+    return GLANCE if len(run.model_names) <= FEW_MODELS else 2 * GLANCE
 
 
 def _colours(stages: Sequence[str]) -> dict[str, str]:

@@ -95,6 +95,10 @@ class RunData:
         """One figure, or None."""
         return self._by_name.get((name, stage))
 
+    def records(self, evaluation: str, measure: str, stage: str) -> list[Record]:
+        """The records of one measure and model."""
+        return self._by_measure.get((evaluation, measure, stage), [])
+
     @cached_property
     def fits(self) -> dict[tuple[str, str], Fit]:
         """Gao's form for reinforcement learning, by stage and metric ("score", "gold"), where it could be fitted.
@@ -109,6 +113,13 @@ class RunData:
                 fitted = fit(windows(points[:, 0], size), windows(points[:, 1], size), "rl", seed=self.seed)
                 if fitted:
                     found[stage.name, name] = fitted
+        return found
+
+    @cached_property
+    def _by_measure(self) -> dict[tuple[str, str, str], list[Record]]:
+        found: dict[tuple[str, str, str], list[Record]] = {}
+        for row in self.evaluation.records:
+            found.setdefault((row.evaluation, row.measure, row.stage), []).append(row)
         return found
 
     @cached_property

@@ -10,6 +10,7 @@ from data.randomness import key
 from pipeline.measured import IMPROVED, NO_EVIDENCE, REGRESSED
 from pipeline.records import Comparison, Figure, Record
 from pipeline.report.read import RunData
+from pipeline.report.tables import no_conclusion
 
 ALIGNED = ("ppo", "dpo", "rloo", "grpo")
 WORDS = {
@@ -113,7 +114,8 @@ def main_stage(run: RunData) -> str | None:
 def stage_verdicts(run: RunData) -> list[StageVerdict]:
     """A verdict for every model against the one that it started from, on the headline family.
 
-    Where there is none (no gold reward), every figure that has a better side counts.
+    Where there is none (no gold reward), every figure that has a better side counts. What is at chance on both
+    sides says nothing and is left out.
     """
     found = []
     for model in run.evaluation.models:
@@ -122,14 +124,16 @@ def stage_verdicts(run: RunData) -> list[StageVerdict]:
         rows = [
             row
             for row in run.evaluation.comparisons
-            if (row.before, row.after) == (model["parent"], model["name"]) and row.better
+            if (row.before, row.after) == (model["parent"], model["name"])
+            and row.better
+            and not no_conclusion(run, row)
         ]
         family = [row for row in rows if row.holm_p is not None] or rows
-        found.append(StageVerdict(model["parent"], model["name"], _word(family), family))
+        found.append(StageVerdict(model["parent"], model["name"], word_of(family), family))
     return found
 
 
-def _word(family: list[Comparison]) -> str:
+def word_of(family: list[Comparison]) -> str:
     """The verdict on gold reward; without one, what all comparisons say together."""
     gold = next((row.verdict for row in family if row.name == "gold/mean"), None)
     if gold is not None:

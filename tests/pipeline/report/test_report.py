@@ -10,6 +10,7 @@ from rich.console import Console
 
 from data.errors import InputError
 from pipeline.checkpoint import write_json
+from pipeline.metric_self_test import Check
 from pipeline.report import prototype, rebuild, verdicts
 from pipeline.report.build import across, build_report, number
 from pipeline.report.read import read_chain, read_chains
@@ -76,12 +77,89 @@ def test_the_page_loads_nothing_and_runs_nothing(page):
     assert "default-src 'none'" in page
 
 
-def test_the_verdict_comes_first(page):
-    order = [
-        page.index(text)
-        for text in ("Verdict", "Targets of the closed world", "Stages side by side", "Hallucination")
+def test_a_minute_s_reading_comes_first_and_the_rest_in_order(page):
+    headings = re.findall(r"<h2[^>]*>([^<:]*)", page)
+    assert headings == [
+        "Verdict",
+        "Stages side by side",
+        "Hallucination",
+        "Exposure",
+        "Bias",
+        "Reward and drift",
+        "Win rates",
+        "Targets of the closed world",
+        "Knowing what it knows",
+        "Reward model",
+        "Gates",
+        "Answers that changed",
+        "Transcripts",
+        "Training",
+        "Beside an early prototype",
+        "Every paired comparison",
+        "Every figure with its nulls",
+        "The metrics themselves",
+        "To reproduce",
     ]
-    assert order == sorted(order)
+
+
+def test_the_contents_lead_to_sections_that_are_there(page):
+    parsed = Tags()
+    parsed.feed(page)
+    links = {attributes["href"][1:] for tag, attributes in parsed.tags if tag == "a"}
+    assert "c0-wins" in links
+    assert links <= set(parsed.ids)
+
+
+def test_the_same_run_gives_the_same_bytes(artificial_run, page):
+    assert build_report([artificial_run]).html == page
+
+
+def test_every_figure_has_the_command_that_measures_it(page, chain):
+    commands = [
+        f"<code>{command}</code>" for command in dict.fromkeys(f.command for f in chain.evaluation.figures)
+    ]
+    assert len(commands) > 8
+    assert all(page.count(command) == 1 for command in commands)
+    assert "fledge evaluate artificial --suite facts" in commands[0] + "".join(commands)
+
+
+def test_win_rates_stand_in_a_matrix_with_both_sides(page, chain):
+    rate = chain.figure("win_rate/ppo_over_sft", "ppo")
+    section = page[page.index(">Win rates</h2>") : page.index(">Targets of the closed world")]
+    assert number(rate.value) in section
+    assert number(1 - rate.value) in section
+    assert f"{number(1 - rate.high)} to {number(1 - rate.low)}" in section
+    assert "at equal length" in section
+    assert number(chain.figure("preference_ranking/strength", "ppo").value) in section
+
+
+def test_passed_checks_of_the_metrics_stand_in_a_table_and_alarm_nobody(page):
+    assert re.search(r"All \d+ checks passed", page)
+    assert 'role="alert"' not in page
+    assert "McNemar, none gained or lost" in page
+
+
+def test_a_failed_check_of_a_metric_stands_at_the_top(artificial_run, no_pictures, monkeypatch):
+    checks = [Check("statistics", "McNemar, none gained or lost", 1.0, 0.0, 0.5), Check("BBQ", "x", 0, 0, 0)]
+    monkeypatch.setattr("pipeline.metric_self_test.run", lambda: checks)
+    html = build_report([artificial_run]).html
+    told = "1 of 2 checks of the metrics themselves failed"
+    assert html.index('role="alert"') < html.index(told) < html.index(">Verdict<")
+    assert "McNemar, none gained or lost: expected 1.0000, found 0.5000" in html
+    assert "1 of 2 checks failed." in html
+
+
+def test_a_run_of_one_model_has_a_report(artificial_run, tmp_path, no_pictures):
+    folder = tmp_path / "one"
+    shutil.copytree(artificial_run, folder)
+    path = folder / "stages" / "evaluate" / "figures.json"
+    results = json.loads(path.read_text())
+    figures = [row for row in results["figures"] if row["stage"] == "base" and "_minus_" not in row["name"]]
+    write_json(path, {"models": results["models"][:1], "figures": figures, "comparisons": []})
+    html = build_report([folder]).html
+    assert "One model was evaluated" in html
+    assert ">Win rates</h2>" not in html
+    assert ">Stages side by side<" in html
 
 
 def test_the_pictures_are_there_in_the_colours_of_the_page(page):
@@ -226,6 +304,24 @@ def test_two_runs_are_compared_side_by_side(artificial_run, several_seeds, no_pi
     assert [run["name"] for run in data["run"]] == ["artificial", "1"]
     assert {figure["run"] for figure in data["figures"]} == {"artificial", "1"}
     assert "The runs side by side" in report.html
+    # Another seed's world asks other questions.
+    assert "they answered other items" in report.html
+    assert data["comparisons"] == []
+
+
+def test_a_run_compared_with_its_copy_is_paired_and_shows_no_change(artificial_run, tmp_path, no_pictures):
+    shutil.copytree(artificial_run, tmp_path / "copy")
+    report = build_report([artificial_run, tmp_path / "copy"])
+    changes = json.loads(report.json)["comparisons"]
+    names = {(row["name"], row["before"], row["after"]) for row in changes}
+    for name in ("gold/mean", "facts/never/hallucinated", "bias/stereotyped", "refusal/harmless"):
+        assert (name, "artificial: ppo", "copy: ppo") in names
+    assert all(row["value"] == 0 and row["verdict"] == "no evidence" for row in changes)
+    assert "not paired" not in report.html
+    parsed = Tags()
+    parsed.feed(report.html)
+    assert not parsed.faults
+    assert len(set(parsed.ids)) == len(parsed.ids)
 
 
 def test_the_summary_says_what_each_stage_did(artificial_run):
@@ -263,6 +359,8 @@ def test_model_text_cannot_drive_the_terminal():
 
 def test_numbers_are_fixed_and_gaps_are_dashes():
     assert number(-0.12345) == "−0.123"
+    assert number(-0.0004) == "0.000"
+    assert (number(float("inf")), number(float("-inf"))) == ("∞", "−∞")
     assert number(None) == number(float("nan")) == "–"
 
 

@@ -1,0 +1,335 @@
+"""Tables of figures that some evaluations leave: win rates, benchmarks, confidence, dose and response."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pipeline.measured import IMPROVED, REGRESSED
+from pipeline.records import Comparison, Figure
+from pipeline.report.read import RunData
+from pipeline.statistics import above_chance
+
+WIN_RATE, CONTROLLED, STRENGTH = "win_rate", "win_rate/length_controlled", "preference_ranking/strength"
+JUDGE, DOSE = "judge", "dose_response"
+# Nulls that say what answering at random gives.
+CHANCE = ("chance", "uniform")
+MOST_ROWS = 12  # a table with more shows its slices on demand
+
+
+# --- any figures ------------------------------------------------------------------------------------------
+
+
+class Cell(NamedTuple):
+    """A model's figure, its change from the model that it started from, and its place above chance.
+
+    `above` is 0 at chance and 1 where all is right, None for what is no accuracy; `at_chance` is whether the
+    interval holds what chance gives.
+    """
+
+    figure: Figure | None
+    change: Comparison | None
+    above: float | None
+    at_chance: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of every model, with the nulls in words."""
+
+    name: str
+    label: str
+    unit: str
+    cells: list[Cell]
+    nulls: str
+
+
+def chance_of(figure: Figure) -> float | None:
+    """What answering at random gives; None where that is not known."""
+    return next((figure.nulls[name] for name in CHANCE if name in figure.nulls), None)
+
+
+def at_chance(figure: Figure | None) -> bool:
+    """Whether a figure is not told apart from chance: its interval holds what chance gives."""
+    chance = chance_of(figure) if figure else None
+    return figure is not None and chance is not None and figure.low <= chance <= figure.high
+
+
+def no_conclusion(run: RunData, change: Comparison) -> bool:
+    """Whether both sides of a change are at chance, so that it says nothing of either."""
+    return all(at_chance(run.figure(change.name, stage)) for stage in (change.before, change.after))
+
+
+def changes(run: RunData) -> dict[tuple[str, str], Comparison]:
+    """(figure, model) to the change from the model that it started from."""
+    steps = {(model["parent"], model["name"]) for model in run.evaluation.models}
+    return {
+        (row.name, row.after): row for row in run.evaluation.comparisons if (row.before, row.after) in steps
+    }
+
+
+def rows_of(
+    run: RunData,
+    names: Iterable[str],
+    label: Callable[[str], str],
+    *,
+    is_accuracy: Callable[[str], bool] = lambda name: False,
+) -> list[Row]:
+    """A row for each figure that a model has."""
+    found, changed = [], changes(run)
+    for name in names:
+        figures = [run.figure(name, stage) for stage in run.model_names]
+        known = [figure for figure in figures if figure]
+        if not known:
+            continue
+        cells = [
+            _cell(run, figure, changed.get((name, stage)), is_accuracy(name))
+            for stage, figure in zip(run.model_names, figures, strict=True)
+        ]
+        found.append(Row(name, label(name), known[0].unit, cells, nulls_in_words(known)))
+    return found
+
+
+def _cell(run: RunData, figure: Figure | None, change: Comparison | None, is_accuracy: bool) -> Cell:
+    chance = chance_of(figure) if figure else None
+    above = (
+        above_chance(figure.value, chance)
+        if figure and is_accuracy and chance is not None and chance < 1
+        else None
+    )
+    told = (
+        change
+        if change and change.verdict in (IMPROVED, REGRESSED) and not no_conclusion(run, change)
+        else None
+    )
+    return Cell(figure, told, above, at_chance(figure))
+
+
+def nulls_in_words(figures: Sequence[Figure]) -> str:
+    """What trivial answers give; a range where it differs from model to model."""
+    names = dict.fromkeys(name for figure in figures for name in figure.nulls)
+    told = []
+    for name in names:
+        values = [figure.nulls[name] for figure in figures if name in figure.nulls]
+        texts = list(dict.fromkeys(f"{value:.3f}".replace("-", "−") for value in (min(values), max(values))))
+        told.append(f"{name.replace('_', ' ')} {' to '.join(texts)}")
+    return ", ".join(told)
+
+
+def _names(run: RunData, prefix: str) -> list[str]:
+    """The names of the figures below a prefix, in order, without differences of stages."""
+    return list(
+        dict.fromkeys(
+            figure.name
+            for figure in run.evaluation.figures
+            if figure.name.startswith(f"{prefix}/") and "_minus_" not in figure.name
+        )
+    )
+
+
+# --- benchmarks -------------------------------------------------------------------------------------------
+
+
+class Benchmark(NamedTuple):
+    """How a benchmark is called, and the parts of a figure's name that make it an accuracy."""
+
+    title: str
+    accuracies: tuple[str, ...]
+
+
+BENCHMARKS = {
+    "truthfulqa": Benchmark("TruthfulQA", ("mc1", "mc2", "binary", "letter")),
+    "simpleqa": Benchmark("SimpleQA", ()),
+    "halueval": Benchmark("HaluEval", ("likelier", "per_token", "letter", "verdict")),
+    "bbq": Benchmark("BBQ", ("accuracy_amb", "accuracy_dis")),
+    "crows_pairs": Benchmark("CrowS-Pairs", ()),
+    "winobias": Benchmark("WinoBias", ("pro", "anti")),
+    "winogender": Benchmark("Winogender", ("accuracy",)),
+}
+
+
+class BenchmarkTable(NamedTuple):
+    """A benchmark's figures; `slices` are those of a part of its items, `unclear` what chance may explain."""
+
+    title: str
+    rows: list[Row]
+    slices: list[Row]
+    unclear: dict[tuple[str, ...], list[str]]
+
+
+def benchmarks(run: RunData) -> list[BenchmarkTable]:
+    """The table of every benchmark that was evaluated."""
+    found = []
+    for name, benchmark in BENCHMARKS.items():
+        names = _names(run, name)
+        whole = [figure for figure in names if len(names) <= MOST_ROWS or figure.count("/") == 1]
+        slices = [figure for figure in names if figure not in whole]
+        rows, parts = (_benchmark_rows(run, name, benchmark, some) for some in (whole, slices))
+        if rows:
+            found.append(BenchmarkTable(benchmark.title, rows, parts, _unclear(run, rows)))
+    return found
+
+
+def _benchmark_rows(run: RunData, name: str, benchmark: Benchmark, figures: list[str]) -> list[Row]:
+    return rows_of(
+        run,
+        figures,
+        lambda figure: figure.removeprefix(f"{name}/").replace("_", " ").replace("/", ", "),
+        is_accuracy=lambda figure: bool(set(figure.split("/")) & set(benchmark.accuracies)),
+    )
+
+
+def _unclear(run: RunData, rows: list[Row]) -> dict[tuple[str, ...], list[str]]:
+    """Models to the figures in which just these are not told apart from chance."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        stages = tuple(
+            stage for stage, part in zip(run.model_names, row.cells, strict=True) if part.at_chance
+        )
+        if stages:
+            found.setdefault(stages, []).append(row.label)
+    return found
+
+
+# --- win rates --------------------------------------------------------------------------------------------
+
+
+class Won(NamedTuple):
+    """The share that the row's model won over the column's, ties half, and the same at equal length."""
+
+    value: float
+    low: float
+    high: float
+    controlled: float | None
+
+
+class Matrix(NamedTuple):
+    """Every model over every other, by one judge: a row is (model, cells by column, strength)."""
+
+    judge: str
+    rows: list[tuple[str, list[Won | None], Figure | None]]
+    health: list[Row]
+
+
+def win_matrices(run: RunData) -> list[Matrix]:
+    """A matrix for each judge that compared models; gold first."""
+    named = dict.fromkeys(
+        f.name.rpartition("/")[0] for f in run.evaluation.figures if f.name.startswith("judge/")
+    )
+    judges = {WIN_RATE: "gold"} | {
+        prefix: prefix.removeprefix(f"{JUDGE}/").replace("_", " ")
+        for prefix in named
+        if prefix.count("/") == 1
+    }
+    found = []
+    for prefix, judge in judges.items():
+        rows = [
+            (
+                ours,
+                [_won(run, prefix, ours, theirs) for theirs in run.model_names],
+                _strength(run, prefix, ours),
+            )
+            for ours in run.model_names
+        ]
+        if any(won for _, cells, _ in rows for won in cells):
+            found.append(Matrix(judge, rows, _health(run, prefix)))
+    return found
+
+
+def _won(run: RunData, prefix: str, ours: str, theirs: str) -> Won | None:
+    """A share as it was measured, or seen from the other side."""
+    figure = run.figure(f"{prefix}/{ours}_over_{theirs}", ours)
+    controlled = run.figure(f"{CONTROLLED}/{ours}_over_{theirs}", ours) if prefix == WIN_RATE else None
+    if figure:
+        return Won(figure.value, figure.low, figure.high, controlled.value if controlled else None)
+    figure = run.figure(f"{prefix}/{theirs}_over_{ours}", theirs)
+    if figure is None:
+        return None
+    controlled = run.figure(f"{CONTROLLED}/{theirs}_over_{ours}", theirs) if prefix == WIN_RATE else None
+    return Won(
+        1 - figure.value, 1 - figure.high, 1 - figure.low, 1 - controlled.value if controlled else None
+    )
+
+
+def _strength(run: RunData, prefix: str, stage: str) -> Figure | None:
+    return run.figure(STRENGTH, stage) if prefix == WIN_RATE else None
+
+
+def _health(run: RunData, prefix: str) -> list[Row]:
+    """How a judge decided, pair by pair: verdicts that flip with the sides, wins of the longer answer, ...
+
+    Of gold, win rates among the pairs that do not tie.
+    """
+    names = [name for name in _names(run, prefix) if name.count("/") == prefix.count("/") + 2]
+    kept = [name for name in names if not name.startswith(CONTROLLED)]
+    return rows_of(
+        run, kept, lambda name: name.removeprefix(f"{prefix}/").replace("_", " ").replace("/", ", ")
+    )
+
+
+# --- confidence and abstaining ----------------------------------------------------------------------------
+
+
+def confidence_rows(run: RunData) -> list[Row]:
+    """Calibration error, Brier score and the like of every model."""
+    labels = {"ece": "calibration error", "brier": "Brier score", "aurc": "AURC", "auroc": "AUROC"}
+
+    def label(name: str) -> str:
+        _, _, short = name.partition("/")
+        return labels.get(short, f"wrong among the most confident {short.removeprefix('risk/')}")
+
+    return rows_of(run, _names(run, "calibration"), label)
+
+
+def confidence_words(run: RunData) -> str:
+    """AURC and AUROC of every model, for the caption of the curve."""
+    told = []
+    for stage in run.model_names:
+        aurc, auroc = (run.figure(f"calibration/{name}", stage) for name in ("aurc", "auroc"))
+        if aurc:
+            told.append(f"{stage}: AURC {aurc.value:.3f}" + (f", AUROC {auroc.value:.3f}" if auroc else ""))
+    return "; ".join(told)
+
+
+def target_rows(run: RunData) -> list[Row]:
+    """Scores by confidence target."""
+    return rows_of(
+        run, _names(run, "abstention/score"), lambda name: f"t = {name.removeprefix('abstention/score/')}"
+    )
+
+
+# --- dose and response ------------------------------------------------------------------------------------
+
+
+class Dose(NamedTuple):
+    """The skew that was injected into a base model's text, and what was measured of it."""
+
+    injected: float
+    figure: Figure
+
+
+class Response(NamedTuple):
+    """All doses in order, with the line through them."""
+
+    doses: list[Dose]
+    slope: Figure | None
+    intercept: Figure | None
+
+
+def dose_response(run: RunData) -> Response | None:
+    """What the bias meter read at every dose; None where it was not measured."""
+    figures = [figure for figure in run.evaluation.figures if figure.name.startswith(f"{DOSE}/")]
+    doses = [
+        Dose(float(figure.name.rpartition("/")[2]), figure)
+        for figure in figures
+        if figure.name.startswith(f"{DOSE}/measured/") and "_minus_" not in figure.name
+    ]
+    if not doses:
+        return None
+    line = {figure.name.removeprefix(f"{DOSE}/"): figure for figure in figures}
+    return Response(
+        sorted(doses, key=lambda dose: (dose.injected, dose.figure.stage)),
+        line.get("slope"),
+        line.get("intercept"),
+    )

@@ -1,0 +1,191 @@
+"""Tables of win rates, benchmarks, confidence and doses, on figures written by hand."""
+
+import pytest
+
+from pipeline.evals import dose_response as doses
+from pipeline.measured import figures_of
+from pipeline.records import Comparison, Figure, Record
+from pipeline.report import plots, tables, verdicts
+from pipeline.report.read import Evaluation, RunData
+
+MODELS = [
+    {"name": "base", "parent": None, "plain": True},
+    {"name": "sft", "parent": "base", "plain": False},
+    {"name": "ppo", "parent": "sft", "plain": False},
+]
+
+
+def figure(name, stage, value, half=0.05, **nulls):
+    return Figure(name, stage, value, value - half, value + half, 100, 50, "share", nulls)
+
+
+def change(name, before, after, value, better=1, verdict="improved"):
+    low, high = value - 0.01, value + 0.01
+    return Comparison(
+        name, before, after, value, low, high, 100, 50, better, 0.001, None, 1, 0, 0.5, 0.1, verdict
+    )
+
+
+def a_run(figures, comparisons=(), records=(), models=MODELS):
+    return RunData("hand", {}, {}, [], Evaluation(models, list(figures), list(comparisons), list(records)))
+
+
+# --- benchmarks -------------------------------------------------------------------------------------------
+
+
+def benchmark_run():
+    return a_run(
+        [
+            figure("truthfulqa/mc1", "base", 0.24, chance=0.22, longest=0.4),
+            figure("truthfulqa/mc1", "sft", 0.25, chance=0.22, longest=0.4),
+            figure("truthfulqa/mc1", "ppo", 0.61, chance=0.22, longest=0.41),
+            figure("crows_pairs/sum", "ppo", 0.61, chance=0.5),
+        ],
+        [change("truthfulqa/mc1", "base", "sft", 0.01), change("truthfulqa/mc1", "sft", "ppo", 0.36)],
+    )
+
+
+def test_an_accuracy_stands_beside_its_place_above_chance():
+    table, _ = tables.benchmarks(benchmark_run())
+    assert table.title == "TruthfulQA"
+    (row,) = table.rows
+    # (0.61 - 0.22) / (1 - 0.22)
+    assert [part.above for part in row.cells] == pytest.approx([0.02 / 0.78, 0.03 / 0.78, 0.5])
+    assert row.nulls == "chance 0.220, longest 0.400 to 0.410"
+
+
+def test_a_share_that_is_no_accuracy_has_no_place_above_chance():
+    _, table = tables.benchmarks(benchmark_run())
+    assert [part.above for part in table.rows[0].cells] == [None, None, None]
+    assert [part.figure is None for part in table.rows[0].cells] == [True, True, False]
+
+
+def test_models_at_chance_are_named_and_nothing_is_concluded_of_them():
+    run = benchmark_run()
+    table, _ = tables.benchmarks(run)
+    assert table.unclear == {("base", "sft"): ["mc1"]}
+    assert [part.change and part.change.verdict for part in table.rows[0].cells] == [None, None, "improved"]
+    steps = {step.after: step for step in verdicts.stage_verdicts(run)}
+    assert (steps["sft"].word, steps["sft"].comparisons) == ("no evidence", [])
+    assert steps["ppo"].word == "improved"
+
+
+@pytest.mark.parametrize(("value", "told"), [(0.27, True), (0.2701, False), (0.17, True), (0.1699, False)])
+def test_the_bounds_of_an_interval_belong_to_it(value, told):
+    exact = Figure(
+        "x", "s", value, round(value - 0.05, 6), round(value + 0.05, 6), 9, 9, "", {"chance": 0.22}
+    )
+    assert tables.at_chance(exact) is told
+
+
+def test_slices_of_a_large_benchmark_stand_apart():
+    names = ["accuracy_amb", "s_amb", *(f"{name}/accuracy_amb" for name in "abcdefghijk")]
+    (table,) = tables.benchmarks(a_run([figure(f"bbq/{name}", "ppo", 0.5, chance=1 / 3) for name in names]))
+    assert [row.label for row in table.rows] == ["accuracy amb", "s amb"]
+    assert [row.label for row in table.slices][:2] == ["a, accuracy amb", "b, accuracy amb"]
+    assert table.rows[0].cells[2].above == pytest.approx(0.25)  # (1/2 - 1/3) / (2/3)
+    assert table.rows[1].cells[2].above is None
+
+
+# --- win rates --------------------------------------------------------------------------------------------
+
+
+def test_the_matrix_shows_both_sides_of_every_pair():
+    run = a_run(
+        [
+            figure("win_rate/ppo_over_sft", "ppo", 0.7, 0.1),
+            figure("win_rate/ppo_over_sft/decided", "ppo", 0.9, 0.1),
+            figure("win_rate/length_controlled/ppo_over_sft", "ppo", 0.65),
+            figure("preference_ranking/strength", "ppo", 0.4),
+            figure("judge/endpoint/sft_over_base", "sft", 0.6, 0.1),
+            figure("judge/endpoint/sft_over_base/flips", "sft", 0.2),
+        ]
+    )
+    gold, judge = tables.win_matrices(run)
+    cells = {name: row for name, row, _ in gold.rows}
+    assert cells["ppo"][1] == pytest.approx((0.7, 0.6, 0.8, 0.65))
+    assert cells["sft"][2] == pytest.approx((0.3, 0.2, 0.4, 0.35))
+    assert cells["base"] == [None, None, None]
+    assert [strength and strength.value for _, _, strength in gold.rows] == [None, None, 0.4]
+    assert [row.label for row in gold.health] == ["ppo over sft, decided"]
+    assert (judge.judge, judge.rows[0][1][1].value) == ("endpoint", pytest.approx(0.4))
+    assert [row.label for row in judge.health] == ["sft over base, flips"]
+
+
+def test_a_run_without_pairs_has_no_matrix():
+    assert tables.win_matrices(a_run([figure("gold/mean", "ppo", 0.5)])) == []
+
+
+# --- confidence -------------------------------------------------------------------------------------------
+
+
+def test_confidence_is_drawn_from_the_records_and_named_in_words():
+    def record(number, confidence, right):
+        return Record(
+            f"i{number}", f"c{number}", "ppo", "calibration", "answer", "?", "!", right, weight=confidence
+        )
+
+    records = [record(1, 0.9, 1.0), record(2, 0.5, 0.0), record(3, 0.7, float("nan"))]
+    run = a_run(
+        [figure("calibration/aurc", "ppo", 0.25), figure("calibration/auroc", "ppo", 1.0)], (), records
+    )
+    assert plots.confidences(run, "ppo").tolist() == [[0.9, 1.0], [0.5, 0.0]]
+    assert tables.confidence_words(run) == "ppo: AURC 0.250, AUROC 1.000"
+    assert "risk_coverage" in plots.pictures(run, "p")
+    assert "risk_coverage" not in plots.pictures(a_run([], (), records[:1]), "p")
+
+
+def test_scores_by_confidence_target():
+    run = a_run([figure("abstention/score/0.75", "ppo", 0.2, always_abstain=0.0)])
+    (row,) = tables.target_rows(run)
+    assert (row.label, row.nulls) == ("t = 0.75", "always abstain 0.000")
+
+
+# --- dose and response ------------------------------------------------------------------------------------
+
+
+def dosed_run():
+    """Base models that show half of what was injected: 24 stories each, 12 trades."""
+    records = {}
+    for dose in (0.0, 0.5, 1.0):
+        num = round(24 * (1 + dose / 2) / 2)
+        records[f"bias_{dose:g}"] = [
+            Record(
+                f"story/{story}",
+                f"trade {story % 12}",
+                f"bias_{dose:g}",
+                "dose_response",
+                "shown",
+                "?",
+                "!",
+                1.0 if story < num else -1.0,
+                f"{dose:g}",
+            )
+            for story in range(24)
+        ]
+    figures = [
+        found
+        for row in doses.figures(records, None)
+        for found in figures_of(row, seed=0, command="fledge evaluate hand --suite dose_response")
+    ]
+    models = [{"name": name, "parent": None, "plain": True} for name in records]
+    return a_run(figures, models=models)
+
+
+def test_doses_come_in_order_with_the_line_through_them():
+    found = tables.dose_response(dosed_run())
+    assert [(dose.injected, dose.figure.value) for dose in found.doses] == [(0, 0), (0.5, 0.25), (1, 0.5)]
+    assert found.slope.value == pytest.approx(0.5)
+    assert found.intercept.value == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_dose_response_is_drawn_beside_the_line_of_a_meter_without_error():
+    picture = plots.pictures(dosed_run(), "p")["dose_response"]
+    for label in ("as injected", "least squares", "measured", "injected excess of stereotyped pronouns"):
+        assert label in picture
+
+
+def test_a_run_without_doses_has_no_such_section():
+    run = a_run([figure("bias/stereotyped", "ppo", 0.1)])
+    assert tables.dose_response(run) is None
+    assert "dose_response" not in plots.pictures(run, "p")
