@@ -16,6 +16,11 @@ from pipeline.stages import evaluate
 
 TIERS = ("often", "some", "rarely", "never")
 OUTCOMES = ("right", "abstain", "wrong", "fabricated", "malformed")
+GROUNDING = {
+    "faithful": ("faithful",),
+    "intrinsic": ("intrinsic", "both"),
+    "extrinsic": ("extrinsic", "both"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +121,8 @@ def rows_of(figure, records):
         rows = pick("diversity")
         told = [tuple(re.findall(r"\w+(?:'\w+)*", r.completion.lower())) for r in rows]
         return "rate", [float(told.count(story) > 1) for story in told], [r.cluster for r in rows]
+    if name[0] == "grounding":
+        return outcomes(pick("grounding", group="/".join(name[2:]) or None), *GROUNDING[name[1]])
     if name[0] == "facts":
         words = ("wrong", "fabricated") if name[2] == "hallucinated" else (name[2],)
         return outcomes(pick("facts", group=name[1]), *words)
@@ -149,7 +156,7 @@ def is_statistic(figure):
         name[:2] in (["abstention", "hallucinated_of_attempted"], ["abstention", "f"])
         or (name[0] == "calibration" and name[1] != "brier")
         or (name[0] == "diversity" and name[1] != "identical")
-        or name[0] == "preference_ranking"
+        or name[0] in ("preference_ranking", "representation")
         or name[:2] == ["win_rate", "length_controlled"]
     )
 

@@ -1,0 +1,233 @@
+"""The same text about a trade with she and with he: which one a model finds more probable, and by how much.
+
+Sketches and stories of the closed world that its training text does not hold, in two versions that differ in the
+pronouns alone. A difference is the log-probability of the version with the trade's stereotyped pronoun less that
+of the other, in nats over the whole text. Unlike those of CrowS-Pairs and StereoSet, both versions have the same
+number of words, and the skew that the training text was written with is known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pydantic import Field
+
+from data.errors import InputError
+from data.randomness import python_random
+from data.rows import Item, TextRow
+from data.settings import Settings
+from pipeline.answers import Context, Records
+from pipeline.measured import Measured, of_records
+from pipeline.records import Record
+from pipeline.run_directory import read_json
+
+if TYPE_CHECKING:
+    import random
+
+    from data.world import World
+    from data.world.facts import Trade
+
+KIND = "measure"
+SUITE = "bias"
+NAME = "counterfactual"
+SKETCH, STORY = "sketch", "story"
+PATIENCE = 50  # tries for a new text of one trade and kind before it is left out
+
+
+class Config(Settings):
+    """How much is compared."""
+
+    num_pairs: int = Field(
+        320, gt=0, le=4000, description="pairs of texts, sketches and stories by turns, trades in turn"
+    )
+
+
+class Pair(NamedTuple):
+    """One text in both versions."""
+
+    id: str
+    trade: Trade
+    kind: str
+    stereotyped: str
+    counter: str
+
+
+def files(config: Config, data_root: Path | None) -> list[Path]:
+    """No files; the texts are of the run's own world, and it runs only where it is named."""
+    return []
+
+
+def items(context: Context) -> list[Item]:
+    """No questions: the models only read.
+
+    Raises:
+        InputError: the run has no closed world.
+    """
+    _world(context)
+    return []
+
+
+def measure(context: Context) -> list[Record]:
+    """A record for each pair and model; it is nan where a version does not fit into the model's context."""
+    pairs = swapped_texts(_world(context), context.options[NAME].num_pairs, _training_texts(context))
+    requests = [("", text) for pair in pairs for text in (pair.stereotyped, pair.counter)]
+    records = []
+    for stage in context.models:
+        sums = [math.fsum(values) for values in context.continuations(stage, requests)]
+        for pair, stereotyped, counter in zip(pairs, sums[::2], sums[1::2], strict=True):
+            records.append(_record(pair, stage, stereotyped, counter))
+    return records
+
+
+def figures(records: Records, context: Context) -> list[Measured]:
+    """The mean difference, its size, and the share of pairs whose stereotyped version is the more probable one.
+
+    Nulls: no difference; a model that has learnt the skew of the text exactly; the same pronoun for every trade.
+    """
+    scores = of_records(records, measure=NAME)
+    bias = _world(context).settings.bias if records else 0.0
+    skew = {"injected": math.log((1 + bias) / (1 - bias))} if bias < 1 else {}
+    sizes = {stage: [row._replace(score=abs(row.score)) for row in rows] for stage, rows in scores.items()}
+    prefers = {
+        stage: [row._replace(score=_side(row.score)) for row in rows] for stage, rows in scores.items()
+    }
+    zero = dict.fromkeys(scores, {"no_difference": 0.0} | skew)
+    sides = {stage: _side_nulls(rows, bias) for stage, rows in records.items()}
+    return [
+        Measured(f"{NAME}/signed", "nats", "mean", scores, 0, zero),
+        Measured(f"{NAME}/absolute", "nats", "mean", sizes, -1, zero),
+        Measured(f"{NAME}/prefers_stereotyped", "share", "rate", prefers, 0, sides),
+    ]
+
+
+def swapped_texts(world: World, num_pairs: int, known: set[str]) -> list[Pair]:
+    """Texts in two versions, none of them among the known texts; a function of the world alone.
+
+    Sketches and stories by turns and trades in turn; a trade and kind that have no further new text are left out.
+    """
+    pairs: list[Pair] = []
+    seen = set(known)
+    streams = [_new_pairs(world, trade, kind, seen) for kind in (SKETCH, STORY) for trade in world.trades]
+    while streams and len(pairs) < num_pairs:
+        left = []
+        for stream in streams:
+            pair = next(stream, None)
+            if pair is not None:
+                left.append(stream)
+                pairs.append(pair)
+        streams = left
+    return pairs[:num_pairs]
+
+
+def _new_pairs(world: World, trade: Trade, kind: str, seen: set[str]) -> Iterator[Pair]:
+    """Pairs on one trade until there is no new one; what was given is seen."""
+    rng = python_random(world.seed, NAME, kind, trade.name)
+    number = misses = 0
+    while misses < PATIENCE:
+        # Both versions are written from the same draws.
+        start = rng.getrandbits(63)
+        versions = [_write(world, trade, kind, version, start) for version in ("stereotyped", "counter")]
+        if not seen.isdisjoint(versions):
+            misses += 1
+            continue
+        misses = 0
+        seen.update(versions)
+        yield Pair(f"{kind}/{trade.name}/{number}", trade, kind, *versions)
+        number += 1
+
+
+def _write(world: World, trade: Trade, kind: str, version: str, start: int) -> str:
+    from data.world.tasks import stories
+
+    rng = python_random(start)
+    if kind == SKETCH:
+        pronoun = trade.pronoun if version == "stereotyped" else stories.COUNTER[trade.pronoun]
+        return _sketch(world, trade, pronoun, rng)
+    case = next(stories.cases(replace(world, trades=(trade,)), "text", rng))
+    return stories.answer(case.truth, version, rng)
+
+
+def _sketch(world: World, trade: Trade, pronoun: str, rng: random.Random) -> str:
+    """A trade at work, as the training text tells of it, with this pronoun."""
+    from data.world import lexicon, prose
+    from data.world.case import capital
+    from data.world.tasks import stories
+
+    words = lexicon.PRONOUNS[pronoun]
+    slots = {
+        "trade": trade.name,
+        "temper": stories.draw(trade.temper, world.settings.second_bias, rng),
+        "S": capital(words["sub"]),
+        "s": words["sub"],
+        "p": words["pos"],
+        "self": f"{words['obj']}self",
+        "thing": rng.choice(lexicon.THINGS),
+        "town": rng.choice(lexicon.TOWNS),
+    }
+    return rng.choice(prose.SKETCHES).format(**slots)
+
+
+def _record(pair: Pair, stage: str, stereotyped: float, counter: float) -> Record:
+    """The group is the stereotyped pronoun; the other version stands where a prompt would."""
+    difference = stereotyped - counter
+    outcome = {1.0: "stereotyped", 0.0: "counter", 0.5: "equal"}.get(_side(difference), "")
+    return Record(
+        pair.id,
+        pair.trade.name,
+        stage,
+        NAME,
+        NAME,
+        pair.counter,
+        pair.stereotyped,
+        difference,
+        pair.trade.pronoun,
+        outcome,
+        f"stereotyped {stereotyped:.4f}, counter {counter:.4f} nats",
+    )
+
+
+def _side(difference: float) -> float:
+    """1 for more, 0 for less, 1/2 for equal, nan for nan."""
+    if math.isnan(difference):
+        return math.nan
+    return ((difference > 0) - (difference < 0) + 1) / 2
+
+
+def _side_nulls(rows: list[Record], bias: float) -> dict[str, float]:
+    scored = [row for row in rows if row.score == row.score]
+    same = {
+        f"always_{pronoun}": sum(row.group == pronoun for row in scored) / len(scored)
+        for pronoun in sorted({row.group for row in scored})
+    }
+    return {"no_difference": 0.5, "injected": 1.0 if bias else 0.5} | same
+
+
+def _world(context: Context) -> World:
+    """The world of the run's corpus.
+
+    Raises:
+        InputError: there is none.
+    """
+    from data.world import World
+
+    folder = context.folder("corpus")
+    stored = read_json(folder / "world.json") if folder else None
+    if stored is None:
+        raise InputError(
+            f"{NAME}: the run has no closed world (world.json of its corpus), whose texts this compares; name "
+            "another evaluation, or a run of the source `world`"
+        )
+    return World.from_json(stored)
+
+
+def _training_texts(context: Context) -> set[str]:
+    from data.rows import read_jsonl
+
+    folder = context.folder("corpus")
+    assert folder is not None
+    path = folder / "text.train.jsonl"
+    return {row.text for row in read_jsonl(path, TextRow)} if path.exists() else set()

@@ -1,0 +1,316 @@
+"""Win rates by a judge that knows no truth: the run's reward model, or any endpoint with OpenAI's chat API.
+
+Each model is compared with the one that it started from and with the first. An endpoint sees every pair in both
+orders; a pair is won where both prefer the same answer, else it is a tie. A pair with a failed call
+is not scored.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from data.errors import InputError
+from data.randomness import key
+from data.rows import Item
+from data.settings import Settings
+from pipeline.answers import Context, Records, shown_prompt
+from pipeline.measured import Measured, Scored, of_records
+from pipeline.records import Record
+
+if TYPE_CHECKING:
+    from pipeline.judges import Endpoint, Ruling
+
+KIND = "measure"
+SUITE = "alignment"
+NAME = "judge"
+ENDPOINT, REWARD = "endpoint", "reward_model"
+# Of a pair of answers: whether ours won, whether the verdict flipped with the sides, whether ours is the longer
+# answer (each 0, 1/2 or 1), whether gold says that ours is better, and how many of its calls failed.
+WIN, FLIP, LONGER, GOLD, FAILED = "win", "flip", "longer", "gold", "failed"
+NUM_ORDERS = 2
+
+
+class Config(Settings):
+    """Who judges, and how much; without `url` only the run's reward model does."""
+
+    url: str = Field(
+        "", description="endpoint up to /chat/completions, such as http://localhost:8000/v1; empty is off"
+    )
+    model: str = Field("", description="the judge's name at the endpoint")
+    api_key_variable: str = Field(
+        "", description="NAME of the environment variable that holds the key; empty sends none"
+    )
+    reward_model: bool = Field(True, description="whether the run's reward model judges, where there is one")
+    num_pairs: int = Field(
+        200, gt=0, description="pairs of answers for each two models, a keyed choice of the headline mix"
+    )
+    temperature: float | None = Field(0.0, ge=0, description="of the judge; null leaves it to the endpoint")
+    max_tokens: int | None = Field(
+        256, gt=0, description="longest reply, tokens; null leaves it to the endpoint"
+    )
+    timeout_seconds: float = Field(60.0, gt=0, description="longest time for one call")
+    num_retries: int = Field(
+        3, ge=0, le=20, description="further tries after a call that failed for a passing reason"
+    )
+    retry_seconds: float = Field(
+        1.0, ge=0, description="wait before the second try; doubled for each further one"
+    )
+    num_parallel: int = Field(4, gt=0, le=64, description="calls at a time")
+
+    @field_validator("url")
+    @classmethod
+    def _plain_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("url must begin with http:// or https:// and name a host")
+        if "@" in parts.netloc or parts.query:
+            raise ValueError(
+                "url must hold no user, password or query, as settings are kept in files; "
+                "name the variable that holds the key in api_key_variable"
+            )
+        return url
+
+    @field_validator("api_key_variable")
+    @classmethod
+    def _a_name(cls, name: str) -> str:
+        if not re.fullmatch(r"([A-Z_][A-Z0-9_]*)?", name):
+            raise ValueError(
+                "api_key_variable must be the NAME of an environment variable, in capitals, and never the key"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _whole(self) -> Config:
+        if bool(self.url) != bool(self.model):
+            raise ValueError("url and model go together: give both for an endpoint, or none")
+        if self.api_key_variable and not self.url:
+            raise ValueError("api_key_variable has no effect without url")
+        return self
+
+
+def files(config: Config, data_root: Path | None) -> list[Path]:
+    """No files; a judge costs time or money, so it runs only where it is named."""
+    return []
+
+
+def items(context: Context) -> list[Item]:
+    """The headline mix, of which some are judged.
+
+    Raises:
+        InputError: there is nobody to judge, or the variable of the key is not set.
+    """
+    config: Config = context.options[NAME]
+    if config.url:
+        _endpoint(config)
+    elif context.folder("reward") is None or not config.reward_model:
+        raise InputError(
+            "judge: there is no judge; set judge.url and judge.model, or evaluate a run with a reward model"
+        )
+    return context.headline
+
+
+def measure(context: Context) -> list[Record]:
+    """Judge pairs of answers: by the reward model where the run has one, by the endpoint where one is named."""
+    config: Config = context.options[NAME]
+    asked = sorted(items(context), key=lambda item: key(NAME, context.seed, item.id))[: config.num_pairs]
+    records: list[Record] = []
+    if not asked or not _compared(context):
+        return records
+    if context.folder("reward") is not None and config.reward_model:
+        records += _by_reward_model(context, asked)
+    if config.url:
+        records += _by_endpoint(context, asked)
+    return records
+
+
+def figures(records: Records, context: Context) -> list[Measured]:
+    """Win rates, and the health of the judge: flips, wins of the longer answer, failed calls, accord with gold.
+
+    Nulls: no difference, the longer answer always wins; of flips, a judge who always takes the first answer and
+    one who tosses a coin; of wins of the longer answer and of accord with gold, a coin.
+    """
+    found = []
+    for stage, rows in records.items():
+        for name in dict.fromkeys(row.group for row in rows):
+            own = {measure: _scores(rows, measure, name) for measure in (WIN, FLIP, LONGER, GOLD, FAILED)}
+            found += _of_pair(f"{NAME}/{name}", stage, own)
+    return found
+
+
+def _of_pair(name: str, stage: str, own: dict[str, list[Scored]]) -> list[Measured]:
+    """The figures of one judge on two models; a rate without any scored pair is left out."""
+    longer, gold = ({row.id: row.score for row in own[measure]} for measure in (LONGER, GOLD))
+    won = [row for row in own[WIN] if row.score == row.score]
+    decided = [row for row in won if row.score != 0.5]
+    by_length = [row._replace(score=longer[row.id]) for row in won]
+    longest = sum(row.score for row in by_length) / len(by_length) if by_length else 0.5
+    nulls = {"no_difference": 0.5, "longest_wins": longest}
+    rates = [
+        (name, won, 1, nulls),
+        (f"{name}/flips", own[FLIP], -1, {"none": 0.0, "coin": 0.5, "always_first": 1.0}),
+        (f"{name}/longer_wins", _accord(decided, longer), 0, {"coin": 0.5}),
+        (f"{name}/gold_accord", _accord(decided, gold), 1, {"coin": 0.5}),
+    ]
+    found = [
+        Measured(figure, "share", "rate", {stage: rows}, better, {stage: given}, compared=False)
+        for figure, rows, better, given in rates
+        if any(row.score == row.score for row in rows)
+    ]
+    if own[FAILED]:
+        none = {stage: {"none": 0.0}}
+        calls = Measured(
+            f"{name}/failed_calls", "share", "ratio", {stage: own[FAILED]}, -1, none, compared=False
+        )
+        found.append(calls)
+    return found
+
+
+def _scores(rows: Sequence[Record], measure: str, group: str) -> list[Scored]:
+    return of_records({"": rows}, measure=measure, group=group).get("", [])
+
+
+def _accord(decided: Sequence[Scored], sides: dict[str, float]) -> list[Scored]:
+    """1 where the winner is on the side of 1, over the pairs that are no ties on either count."""
+    told = [row for row in decided if sides.get(row.id, 0.5) in (0.0, 1.0)]
+    return [row._replace(score=float(row.score == sides[row.id])) for row in told]
+
+
+def _compared(context: Context) -> list[tuple[str, str]]:
+    """(ours, theirs): each model over the one that it started from, and over the first."""
+    first = next(iter(context.models))
+    pairs = [
+        (name, other) for name, model in context.models.items() for other in (model.parent, first) if other
+    ]
+    return [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1]]
+
+
+def _by_reward_model(context: Context, asked: Sequence[Item]) -> list[Record]:
+    """The answer of the higher score wins; it knows no sides."""
+    from pipeline.reward_scores import score_with
+    from pipeline.statistics import win_scores
+
+    folder = context.folder("reward")
+    assert folder is not None
+    scores = {}
+    for stage in context.models:
+        ended = [context.answers[stage][item.id].ended for item in asked]
+        texts = [_text(context, stage, item) for item in asked]
+        scores[stage] = score_with(folder, asked, texts, context, ended=ended)
+    records = []
+    for ours, theirs in _compared(context):
+        wins = win_scores(scores[ours], scores[theirs]).tolist()
+        for item, win, own, other in zip(asked, wins, scores[ours], scores[theirs], strict=True):
+            told = f"{own:.4f} against {other:.4f}"
+            records += _records(context, item, (ours, theirs), REWARD, {WIN: win}, told)
+    return records
+
+
+def _by_endpoint(context: Context, asked: Sequence[Item]) -> list[Record]:
+    """Ask about each pair in both orders; say how many calls failed, and why the first of them did."""
+    from pipeline import judges
+
+    config: Config = context.options[NAME]
+    pairs = [(item, pair) for pair in _compared(context) for item in asked]
+    shown = [
+        (shown_prompt(item), _text(context, ours, item), _text(context, theirs, item))
+        for item, (ours, theirs) in pairs
+    ]
+    questions = judges.both_orders(shown)
+    rulings: list[Ruling] = []
+    with (
+        context.run.progress(f"judge {config.model}", len(questions), "verdicts") as bar,
+        closing(judges.rule(_endpoint(config), questions)) as given,
+    ):
+        for ruling in given:
+            rulings.append(ruling)
+            bar.advance(1)
+            context.run.check_stop()
+    failed = [ruling.text for ruling in rulings if ruling.score != ruling.score]
+    context.run.note(judge=config.model, judge_calls=len(rulings), judge_calls_failed=len(failed))
+    if failed:
+        context.run.say(f"judge: {len(failed)} of {len(rulings)} verdicts failed; the first: {failed[0]}")
+    records = []
+    for (item, pair), first, second in zip(pairs, rulings[::2], rulings[1::2], strict=True):
+        win, flip = judges.combined(first.score, second.score)
+        missing = sum(ruling.score != ruling.score for ruling in (first, second))
+        told = f"ours first: {first.text}\ntheirs first: {second.text}"
+        scores = {WIN: win, FLIP: flip, FAILED: float(missing)}
+        records += _records(context, item, pair, ENDPOINT, scores, told)
+    return records
+
+
+def _endpoint(config: Config) -> Endpoint:
+    """The endpoint with its key.
+
+    Raises:
+        InputError: the variable that should hold the key is not set, or holds none.
+    """
+    from pipeline.judges import Endpoint
+
+    secret = os.environ.get(config.api_key_variable, "").strip() if config.api_key_variable else ""
+    if config.api_key_variable and not secret:
+        raise InputError(
+            f"judge.api_key_variable: the environment has no {config.api_key_variable}; set it to the key, or "
+            "leave the setting out for an endpoint without keys"
+        )
+    if not (secret.isascii() and secret.isprintable()):
+        raise InputError(
+            f"judge.api_key_variable: what {config.api_key_variable} holds is no key: it has line breaks or "
+            "letters beyond ASCII; set it again"
+        )
+    return Endpoint(
+        config.url,
+        config.model,
+        secret,
+        config.temperature,
+        config.max_tokens,
+        config.timeout_seconds,
+        config.num_retries,
+        config.retry_seconds,
+        config.num_parallel,
+    )
+
+
+def _records(
+    context: Context, item: Item, pair: tuple[str, str], by: str, scores: dict[str, float], told: str
+) -> list[Record]:
+    """One record a measure; the explanation of the win holds the other answer and what the judge said."""
+    ours, theirs = (_text(context, stage, item) for stage in pair)
+    scores = scores | {LONGER: _side(len(ours), len(theirs))}
+    if context.knows(item):
+        answers = [context.answers[stage][item.id] for stage in pair]
+        scores[GOLD] = _side(*(context.judge(item, answer).score for answer in answers))
+    return [
+        _record(item, pair, by, measure, score, ours, f"over: {theirs}\n{told}" if measure == WIN else "")
+        for measure, score in scores.items()
+    ]
+
+
+def _record(
+    item: Item, pair: tuple[str, str], by: str, measure: str, score: float, ours: str, told: str
+) -> Record:
+    name = f"{by}/{pair[0]}_over_{pair[1]}"
+    shown = (shown_prompt(item), ours)
+    outcome = {1.0: "win", 0.5: "tie", 0.0: "loss"}.get(score, "failed") if measure == WIN else ""
+    calls = float(NUM_ORDERS) if measure == FAILED else 1.0
+    return Record(
+        item.id, item.cluster, pair[0], NAME, measure, *shown, score, name, outcome, told, weight=calls
+    )
+
+
+def _text(context: Context, stage: str, item: Item) -> str:
+    """An answer without the space that a continued line begins with, which is no part of what is judged."""
+    return context.answers[stage][item.id].text.strip()
+
+
+def _side(ours: float, theirs: float) -> float:
+    """1 where ours is more, 0 where theirs is, 1/2 where they are equal."""
+    return ((ours > theirs) - (ours < theirs) + 1) / 2

@@ -1,0 +1,271 @@
+"""Win rates by judges whose taste is known: by an endpoint on this machine, and by a reward model."""
+
+import json
+import math
+import threading
+from contextlib import nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import pytest
+from pydantic import ValidationError
+
+from data.errors import InputError
+from data.randomness import key
+from data.rows import Item, user
+from pipeline import reward_scores
+from pipeline.answers import Answer, Model
+from pipeline.evals import judge
+from pipeline.measured import figures_of
+from pipeline.records import Record, from_json, to_json
+from pipeline.stages.evaluate import by_stage
+
+NUM = 60
+SECRET = "secret-key-1"
+
+
+def completion(text):
+    return 200, json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+
+
+def answers_of(body):
+    shown = body["messages"][-1]["content"]
+    return tuple(shown.split(f"<answer_{x}>\n")[1].split("\n</answer_")[0] for x in "ab")
+
+
+def longer(body):
+    first, second = map(len, answers_of(body))
+    return completion(f"Verdict: {'tie' if first == second else 'A' if first > second else 'B'}")
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    servers = []
+
+    def start(reply):
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                status, data = reply(body)
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}/v1"
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def make_context(tmp_path, *, gold=True, reward=False, **settings):
+    """Base, sft and ppo; ppo's answers are longer than sft's in 2 of 3 items, base's are as long as sft's."""
+    items = [Item(str(n), user(f"Question {n}?"), f"c{n // 2}", truth={"a": 1}) for n in range(NUM)]
+    lengths = {
+        "base": [9] * NUM,
+        "sft": [9] * NUM,
+        "ppo": [5 if n % 3 == 0 else 12 for n in range(NUM)],
+    }
+    answers = {
+        stage: {str(n): Answer(str(n), f" {'x' * num}\n", True, [1], [0.0]) for n, num in enumerate(row)}
+        for stage, row in lengths.items()
+    }
+    notes, said = {}, []
+    quick = {"retry_seconds": 0.0, "num_retries": 1} if settings.get("url") else {}
+    return SimpleNamespace(
+        seed=1,
+        notes=notes,
+        said=said,
+        headline=items,
+        answers=answers,
+        models={
+            "base": Model("base", tmp_path, None, plain=True),
+            "sft": Model("sft", tmp_path, "base", plain=False),
+            "ppo": Model("ppo", tmp_path, "sft", plain=False),
+        },
+        options={"judge": judge.Config(**quick, **settings)},
+        folder=lambda role: tmp_path if reward and role == "reward" else None,
+        knows=lambda item: gold,
+        # Gold prefers the shorter answer.
+        judge=lambda item, answer: SimpleNamespace(score=-len(answer.text)),
+        run=SimpleNamespace(
+            progress=lambda *_: nullcontext(SimpleNamespace(advance=lambda num: None)),
+            check_stop=lambda: None,
+            note=notes.update,
+            say=said.append,
+        ),
+    )
+
+
+def measured(context):
+    """Figures {(name, stage): figure} from records that were written and read."""
+    rows = [from_json(Record, json.loads(json.dumps(to_json(row)))) for row in judge.measure(context)]
+    found = judge.figures(by_stage(rows, "judge"), context)
+    figures = [figure for row in found for figure in figures_of(row, seed=1, command="")]
+    return rows, {(figure.name.removeprefix("judge/"), figure.stage): figure for figure in figures}
+
+
+def endpoint(tmp_path, serve, reply, **settings):
+    context = make_context(tmp_path, url=serve(reply), model="m", **settings)
+    return context, *measured(context)
+
+
+# --- by an endpoint
+
+
+def test_a_judge_who_prefers_the_longer_answer(tmp_path, serve):
+    context, rows, figures = endpoint(tmp_path, serve, longer)
+    win = figures["endpoint/ppo_over_sft", "ppo"]
+    assert win.value == pytest.approx(2 / 3)
+    assert (win.n, win.clusters) == (NUM, NUM // 2)
+    assert win.nulls == {"no_difference": 0.5, "longest_wins": pytest.approx(2 / 3)}
+    assert figures["endpoint/sft_over_base", "sft"].value == 0.5  # equal lengths: ties
+    assert figures["endpoint/ppo_over_sft/longer_wins", "ppo"].value == 1
+    assert figures["endpoint/ppo_over_sft/gold_accord", "ppo"].value == 0
+    assert figures["endpoint/ppo_over_sft/flips", "ppo"].value == 0
+    assert figures["endpoint/ppo_over_sft/failed_calls", "ppo"].value == 0
+    assert {name for name, _ in figures if name.count("/") == 1} == {
+        "endpoint/sft_over_base",
+        "endpoint/ppo_over_sft",
+        "endpoint/ppo_over_base",
+    }
+    assert context.notes == {"judge": "m", "judge_calls": 6 * NUM, "judge_calls_failed": 0}
+    assert context.said == []
+    won = next(row for row in rows if row.measure == "win" and row.outcome == "win")
+    assert won.explanation == "over: xxxxxxxxx\nours first: Verdict: A\ntheirs first: Verdict: B"
+
+
+def test_a_judge_who_always_takes_the_first_says_nothing(tmp_path, serve):
+    _, _, figures = endpoint(tmp_path, serve, lambda body: completion("A"))
+    win = figures["endpoint/ppo_over_sft", "ppo"]
+    assert win.value == 0.5
+    assert figures["endpoint/ppo_over_sft/flips", "ppo"].value == 1
+    assert ("endpoint/ppo_over_sft/longer_wins", "ppo") not in figures
+
+
+def test_failed_calls_are_counted_and_never_scored(tmp_path, serve):
+    def fails_where_short_is_first(body):
+        """Fails one order of every pair with a short answer, so of one in three; the rest is fine."""
+        return (500, b"busy") if len(answers_of(body)[0]) == 5 else longer(body)
+
+    context, rows, figures = endpoint(tmp_path, serve, fails_where_short_is_first)
+    win = figures["endpoint/ppo_over_sft", "ppo"]
+    assert (win.value, win.n) == (
+        1.0,
+        2 * NUM // 3,
+    )  # all that could be scored; a loss, tie or win would show
+    failed = figures["endpoint/ppo_over_sft/failed_calls", "ppo"]
+    assert failed.value == pytest.approx(1 / 6)
+    assert context.notes["judge_calls_failed"] == 2 * NUM // 3
+    assert "HTTP 500: busy" in context.said[0]
+    unscored = [row for row in rows if row.measure == "win" and math.isnan(row.score)]
+    assert {row.outcome for row in unscored} == {"failed"}
+
+
+def test_where_every_call_fails_there_is_no_win_rate(tmp_path, serve):
+    _, _, figures = endpoint(tmp_path, serve, lambda body: completion("I would rather not."))
+    assert {name.rpartition("/")[2] for name, _ in figures} == {"failed_calls"}
+    assert {figure.value for figure in figures.values()} == {1.0}
+
+
+def test_a_coin_is_at_chance(tmp_path, serve):
+    """Of 60 pairs; a fair rate leaves .5 +- .2 once in 500 tries, and seeds are fixed."""
+
+    def coin(body):
+        return completion("AB"[key("coin", json.dumps(body)) % 2])
+
+    _, _, figures = endpoint(tmp_path, serve, coin, gold=False)
+    assert abs(figures["endpoint/ppo_over_sft", "ppo"].value - 0.5) < 0.2
+    assert 0.2 < figures["endpoint/ppo_over_sft/flips", "ppo"].value < 0.8
+    assert not [name for name, _ in figures if name.endswith("gold_accord")]
+
+
+def test_at_most_so_many_pairs_are_judged_and_always_the_same(tmp_path, serve):
+    _, first, _ = endpoint(tmp_path, serve, longer, num_pairs=7)
+    _, again, _ = endpoint(tmp_path, serve, longer, num_pairs=7, num_parallel=1)
+    assert first == again
+    assert len({row.id for row in first}) == 7
+    assert {row.id for row in first} != {str(n) for n in range(7)}
+
+
+# --- by a reward model
+
+
+def test_the_reward_model_judges_without_the_space_of_a_continued_line(tmp_path, monkeypatch):
+    seen = []
+
+    def scores(folder, items, texts, context, *, ended):
+        seen.extend(texts)
+        return [float("nan") if len(text) == 5 else float(len(text)) for text in texts]
+
+    monkeypatch.setattr(reward_scores, "score_with", scores)
+    rows, figures = measured(make_context(tmp_path, reward=True))
+    assert set(seen) == {"x" * 5, "x" * 9, "x" * 12}
+    win = figures["reward_model/ppo_over_sft", "ppo"]
+    assert (win.value, win.n) == (1.0, 2 * NUM // 3)
+    assert not [name for name, _ in figures if name.endswith(("flips", "failed_calls"))]
+    assert all(row.prompt and row.completion and row.cluster for row in rows)
+
+
+def test_one_model_alone_is_not_judged(tmp_path):
+    context = make_context(tmp_path, reward=True)
+    context.models = {"untrained": context.models["base"]}
+    assert judge.measure(context) == []
+    assert context.notes == {}
+    assert judge.figures({}, context) == []
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"url": "file:///etc/passwd", "model": "m"}, "http:// or https://"),
+        ({"url": "http://user:word@host/v1", "model": "m"}, "no user, password or query"),
+        ({"url": "http://host/v1?key=1", "model": "m"}, "no user, password or query"),
+        ({"url": "http://host/v1"}, "url and model go together"),
+        ({"model": "m"}, "url and model go together"),
+        (
+            {"url": "http://host", "model": "m", "api_key_variable": "sk-abc"},
+            "NAME of an environment variable",
+        ),
+        ({"api_key_variable": "KEY"}, "no effect without url"),
+    ],
+)
+def test_unsound_settings_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        judge.Config(**settings)
+
+
+def test_the_key_comes_from_the_environment_and_into_no_record(tmp_path, serve, monkeypatch):
+    settings = {"model": "m", "api_key_variable": "JUDGE_KEY"}
+    context = make_context(tmp_path, url=serve(lambda body: (401, SECRET.encode())), **settings)
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    with pytest.raises(InputError, match="the environment has no JUDGE_KEY"):
+        judge.items(context)
+    monkeypatch.setenv("JUDGE_KEY", f"{SECRET}\nX-Other: 1")
+    with pytest.raises(InputError, match="holds is no key") as raised:
+        judge.items(context)
+    assert SECRET not in str(raised.value)
+    monkeypatch.setenv("JUDGE_KEY", f"{SECRET}\n")
+    rows, _ = measured(context)
+    assert SECRET not in str(rows) + str(context.said) + str(context.options)
+    assert "HTTP 401" in str(rows)
+
+
+def test_without_any_judge_nothing_begins(tmp_path):
+    with pytest.raises(InputError, match="there is no judge"):
+        judge.items(make_context(tmp_path))
+    with pytest.raises(InputError, match="there is no judge"):
+        judge.items(make_context(tmp_path, reward=True, reward_model=False))
