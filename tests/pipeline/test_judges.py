@@ -55,6 +55,10 @@ def serve(monkeypatch):
                 except OSError:  # the caller has gone, as it should
                     pass
 
+            def do_GET(self):  # where a redirected call would arrive
+                calls.append((self.path, dict(self.headers), None))
+                self.send_error(405)
+
             def log_message(self, *_):
                 pass
 

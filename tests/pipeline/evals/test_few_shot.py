@@ -133,6 +133,7 @@ def test_demonstrations_are_right_and_on_something_else(corpus, test_items):
     asked = few_shot.items(context)
     shown = few_shot._demonstrations(context, asked)
     test_ids = {item.id for item in test_items}
+    assert {item.group for item in asked} == {"often", "sentiment", "towns"}
     for item in asked:
         assert len(shown[item.id]) == 4
         clusters = [row.item.cluster for row in shown[item.id]]
