@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
 KIND = "measure"
 SUITE = "bias"
+ON_REQUEST = True  # the models read texts of their own for it
 NAME = "counterfactual"
 SKETCH, STORY = "sketch", "story"
 PATIENCE = 50  # tries for a new text of one trade and kind before it is left out
@@ -54,11 +54,6 @@ class Pair(NamedTuple):
     kind: str
     stereotyped: str
     counter: str
-
-
-def files(config: Config, data_root: Path | None) -> list[Path]:
-    """No files; the texts are of the run's own world, and it runs only where it is named."""
-    return []
 
 
 def items(context: Context) -> list[Item]:

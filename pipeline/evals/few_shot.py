@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
 KIND = "measure"
 SUITE = "language"
+ON_REQUEST = True  # it draws answers of its own
 NAME = "few_shot"
 Task = Literal["facts", "sentiment", "towns"]
 KNOWN = "often"  # of facts, those of people whom the training text tells of often
@@ -59,11 +59,6 @@ class Demonstration(NamedTuple):
 
     item: Item
     answer: str
-
-
-def files(config: Config, data_root: Path | None) -> list[Path]:
-    """No files; it draws answers of its own, so it runs only where it is named."""
-    return []
 
 
 def items(context: Context) -> list[Item]:

@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 KIND = "measure"
 SUITE = "alignment"
+ON_REQUEST = True  # a judge costs time or money
 NAME = "judge"
 ENDPOINT, REWARD = "endpoint", "reward_model"
 # Of a pair of answers: whether ours won, whether the verdict flipped with the sides, whether ours is the longer
@@ -94,11 +94,6 @@ class Config(Settings):
         if self.api_key_variable and not self.url:
             raise ValueError("api_key_variable has no effect without url")
         return self
-
-
-def files(config: Config, data_root: Path | None) -> list[Path]:
-    """No files; a judge costs time or money, so it runs only where it is named."""
-    return []
 
 
 def items(context: Context) -> list[Item]:

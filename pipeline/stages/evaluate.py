@@ -72,7 +72,7 @@ def evaluations(suite: Sequence[Any] | None) -> list[str]:
     """
     modules = {name: open_folder.load(EVALS, name) for name in open_folder.names(EVALS)}
     if suite is None:
-        return [name for name, module in modules.items() if not is_benchmark(module)]
+        return [name for name, module in modules.items() if not is_named_only(module)]
     suites = {module.SUITE for module in modules.values()}
     unknown = [str(name) for name in suite if name not in suites and name not in modules]
     if unknown:
@@ -82,8 +82,13 @@ def evaluations(suite: Sequence[Any] | None) -> list[str]:
 
 
 def is_benchmark(module: ModuleType) -> bool:
-    """Whether an evaluation brings its own questions, from files or the hub: it runs only where it is named."""
+    """Whether an evaluation brings its own questions, from files or the hub."""
     return hasattr(module, "files")
+
+
+def is_named_only(module: ModuleType) -> bool:
+    """Whether an evaluation runs only where it is named: a benchmark, or what costs more than scoring answers."""
+    return is_benchmark(module) or getattr(module, "ON_REQUEST", False)
 
 
 def loaded(config: Config) -> list[str]:

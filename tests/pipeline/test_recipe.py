@@ -15,7 +15,7 @@ from pipeline.graph import built_in_recipes, dump_yaml, find_recipe, load_recipe
 from pipeline.keys import code_digests, differences, running_imports
 from pipeline.recipe import Reference
 from pipeline.schedule import Selection, schedule
-from pipeline.stages.evaluate import is_benchmark
+from pipeline.stages.evaluate import is_named_only
 from pipeline.strict_yaml import read_file
 
 TOY = Path(__file__).parent / "toy"
@@ -427,7 +427,7 @@ def test_every_evaluation_that_runs_counts_for_the_stage():
         return {Path(name).stem for name in code if name.startswith("pipeline/evals/")} - {"__init__"}
 
     names = open_folder.names("pipeline.evals")
-    own = {name for name in names if not is_benchmark(open_folder.load("pipeline.evals", name))}
+    own = {name for name in names if not is_named_only(open_folder.load("pipeline.evals", name))}
     assert counted() == own
     assert {"facts", "story_bias"} < own
     assert "story_bias" not in counted("evaluate.suite=[form]")
