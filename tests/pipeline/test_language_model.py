@@ -69,7 +69,7 @@ def test_logprobs_do_not_depend_on_the_batch(folder):
         [alone] = model.logprobs([prompt], [completion], batch_size=1)
         assert found == pytest.approx(alone, abs=1e-5)  # float32 sums in another order
         ids = model.encode(prompt)
-        whole = ids + model.tokenizer(completion)["input_ids"]
+        whole = ids + model.tokenizer(completion, add_special_tokens=False)["input_ids"]
         logits = model.model(torch.tensor([whole])).logits[0].log_softmax(-1)
         expected = [logits[place - 1, whole[place]].item() for place in range(len(ids), len(whole))]
         assert alone == pytest.approx(expected, abs=1e-5)
