@@ -27,7 +27,7 @@ CONTENT_WEIGHT, MANNER_WEIGHT, MIXED_WEIGHT, MALFORMED_WEIGHT = 4.0, 2.0, 1.0, 2
 MANNERS = frozenset({"wordy", "rude", "repeated"})
 # Beside the drawn pairs, so many for each story that differ in the end alone: whether it is the one that was
 # wished for shows in two places of the text; few pairs teach a reward model to like one end whatever the wish.
-PAIRS_ON_THE_END = 3
+PAIRS_ON_THE_END = 1
 
 
 def variants(
