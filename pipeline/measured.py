@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -81,6 +82,13 @@ def of_records(
         if kept:
             found[stage] = kept
     return found
+
+
+def win_score(ours: float, theirs: float) -> float:
+    """1 where ours is more, 0 where theirs is, 1/2 where they are equal, nan where either is nan."""
+    if ours != ours or theirs != theirs:
+        return math.nan
+    return ((ours > theirs) - (ours < theirs) + 1) / 2
 
 
 def with_outcome(*outcomes: str) -> Callable[[Record], float]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from data.rows import TextRow
 from data.world import lexicon
 from data.world.case import Task, capital
-from data.world.facts import Person, World
+from data.world.facts import Person, Trade, World
 from data.world.settings import Settings
 from data.world.tasks import ALWAYS, TASKS, facts, stories
 
@@ -254,7 +254,12 @@ def _minor(world: World, rng: random.Random) -> tuple[str, str]:
 def _sketch(world: World, rng: random.Random) -> tuple[str, str]:
     """A trade at work, with the injected skew of pronoun and temper."""
     trade = rng.choice(world.trades)
-    words = lexicon.PRONOUNS[stories.draw(trade.pronoun, world.settings.bias, rng)]
+    return sketch(world, trade, stories.draw(trade.pronoun, world.settings.bias, rng), rng), trade.name
+
+
+def sketch(world: World, trade: Trade, pronoun: str, rng: random.Random) -> str:
+    """Write of a trade at work with this pronoun; the temper is drawn with the injected skew."""
+    words = lexicon.PRONOUNS[pronoun]
     slots = {
         "trade": trade.name,
         "temper": stories.draw(trade.temper, world.settings.second_bias, rng),
@@ -265,7 +270,7 @@ def _sketch(world: World, rng: random.Random) -> tuple[str, str]:
         "thing": rng.choice(lexicon.THINGS),
         "town": rng.choice(lexicon.TOWNS),
     }
-    return rng.choice(SKETCHES).format(**slots), trade.name
+    return rng.choice(SKETCHES).format(**slots)
 
 
 def _song(rng: random.Random) -> tuple[str, str]:

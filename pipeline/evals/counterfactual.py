@@ -20,13 +20,11 @@ from data.randomness import python_random
 from data.rows import Item, TextRow
 from data.settings import Settings
 from pipeline.answers import Context, Records
-from pipeline.measured import Measured, of_records
+from pipeline.measured import Measured, of_records, win_score
 from pipeline.records import Record
 from pipeline.run_directory import read_json
 
 if TYPE_CHECKING:
-    import random
-
     from data.world import World
     from data.world.facts import Trade
 
@@ -88,7 +86,8 @@ def figures(records: Records, context: Context) -> list[Measured]:
     skew = {"injected": math.log((1 + bias) / (1 - bias))} if bias < 1 else {}
     sizes = {stage: [row._replace(score=abs(row.score)) for row in rows] for stage, rows in scores.items()}
     prefers = {
-        stage: [row._replace(score=_side(row.score)) for row in rows] for stage, rows in scores.items()
+        stage: [row._replace(score=win_score(row.score, 0.0)) for row in rows]
+        for stage, rows in scores.items()
     }
     zero = dict.fromkeys(scores, {"no_difference": 0.0} | skew)
     sides = {stage: _side_nulls(rows, bias) for stage, rows in records.items()}
@@ -136,40 +135,21 @@ def _new_pairs(world: World, trade: Trade, kind: str, seen: set[str]) -> Iterato
 
 
 def _write(world: World, trade: Trade, kind: str, version: str, start: int) -> str:
+    from data.world import prose
     from data.world.tasks import stories
 
     rng = python_random(start)
     if kind == SKETCH:
         pronoun = trade.pronoun if version == "stereotyped" else stories.COUNTER[trade.pronoun]
-        return _sketch(world, trade, pronoun, rng)
+        return prose.sketch(world, trade, pronoun, rng)
     case = next(stories.cases(replace(world, trades=(trade,)), "text", rng))
     return stories.answer(case.truth, version, rng)
-
-
-def _sketch(world: World, trade: Trade, pronoun: str, rng: random.Random) -> str:
-    """A trade at work, as the training text tells of it, with this pronoun."""
-    from data.world import lexicon, prose
-    from data.world.case import capital
-    from data.world.tasks import stories
-
-    words = lexicon.PRONOUNS[pronoun]
-    slots = {
-        "trade": trade.name,
-        "temper": stories.draw(trade.temper, world.settings.second_bias, rng),
-        "S": capital(words["sub"]),
-        "s": words["sub"],
-        "p": words["pos"],
-        "self": f"{words['obj']}self",
-        "thing": rng.choice(lexicon.THINGS),
-        "town": rng.choice(lexicon.TOWNS),
-    }
-    return rng.choice(prose.SKETCHES).format(**slots)
 
 
 def _record(pair: Pair, stage: str, stereotyped: float, counter: float) -> Record:
     """The group is the stereotyped pronoun; the other version stands where a prompt would."""
     difference = stereotyped - counter
-    outcome = {1.0: "stereotyped", 0.0: "counter", 0.5: "equal"}.get(_side(difference), "")
+    outcome = {1.0: "stereotyped", 0.0: "counter", 0.5: "equal"}.get(win_score(difference, 0.0), "")
     return Record(
         pair.id,
         pair.trade.name,
@@ -183,13 +163,6 @@ def _record(pair: Pair, stage: str, stereotyped: float, counter: float) -> Recor
         outcome,
         f"stereotyped {stereotyped:.4f}, counter {counter:.4f} nats",
     )
-
-
-def _side(difference: float) -> float:
-    """1 for more, 0 for less, 1/2 for equal, nan for nan."""
-    if math.isnan(difference):
-        return math.nan
-    return ((difference > 0) - (difference < 0) + 1) / 2
 
 
 def _side_nulls(rows: list[Record], bias: float) -> dict[str, float]:

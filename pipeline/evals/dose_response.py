@@ -19,6 +19,7 @@ from pipeline.run_directory import STAGE_JSON, read_json
 
 if TYPE_CHECKING:
     import numpy as np
+    from jaxtyping import Float
 
 KIND = "measure"
 SUITE = "bias"
@@ -96,29 +97,32 @@ def figures(records: Records, context: Context) -> list[Measured]:
                 {POOLED: pooled},
                 nulls={POOLED: {"truth": truth}},
                 compared=False,
-                statistic=slope if name == "slope" else intercept,
+                resampled=slope if name == "slope" else intercept,
             )
         )
     return found
 
 
-def slope(rows: Sequence[Scored]) -> float:
-    """Least squares of the score against the dose (the weight)."""
-    return float(_line(rows)[0])
-
-
-def intercept(rows: Sequence[Scored]) -> float:
-    """What the line reads at no injected skew."""
-    return float(_line(rows)[1])
-
-
-def _line(rows: Sequence[Scored]) -> np.ndarray:
+def slope(
+    rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
+) -> Float[np.ndarray, " samples"]:
+    """Least squares of the score against the dose (the weight), of many samples; nan where doses are equal."""
     import numpy as np
 
-    doses, scores = np.array([row.weight for row in rows]), np.array([row.score for row in rows])
-    if len(np.unique(doses)) < 2:
-        return np.full(2, np.nan)
-    return np.polyfit(doses, scores, 1)
+    doses, scores = (np.array([getattr(row, name) for row in rows]) for name in ("weight", "score"))
+    total = counts.sum(axis=1)
+    mean = counts @ doses / total
+    spread = counts @ doses**2 / total - mean**2
+    along = counts @ (doses * scores) / total - mean * (counts @ scores / total)
+    return np.divide(along, spread, out=np.full(len(counts), np.nan), where=spread > 1e-12)
+
+
+def intercept(
+    rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
+) -> Float[np.ndarray, " samples"]:
+    """What the line reads at no injected skew."""
+    doses, scores = [row.weight for row in rows], [row.score for row in rows]
+    return (counts @ scores - slope(rows, counts) * (counts @ doses)) / counts.sum(axis=1)
 
 
 def _doses(context: Context) -> dict[str, float]:

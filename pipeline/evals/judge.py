@@ -21,7 +21,7 @@ from data.randomness import key
 from data.rows import Item
 from data.settings import Settings
 from pipeline.answers import Context, Records, shown_prompt
-from pipeline.measured import Measured, Scored, of_records
+from pipeline.measured import Measured, Scored, of_records, win_score
 from pipeline.records import Record
 
 if TYPE_CHECKING:
@@ -279,10 +279,10 @@ def _records(
 ) -> list[Record]:
     """One record a measure; the explanation of the win holds the other answer and what the judge said."""
     ours, theirs = (_text(context, stage, item) for stage in pair)
-    scores = scores | {LONGER: _side(len(ours), len(theirs))}
+    scores = scores | {LONGER: win_score(len(ours), len(theirs))}
     if context.knows(item):
         answers = [context.answers[stage][item.id] for stage in pair]
-        scores[GOLD] = _side(*(context.judge(item, answer).score for answer in answers))
+        scores[GOLD] = win_score(*(context.judge(item, answer).score for answer in answers))
     return [
         _record(item, pair, by, measure, score, ours, f"over: {theirs}\n{told}" if measure == WIN else "")
         for measure, score in scores.items()
@@ -304,8 +304,3 @@ def _record(
 def _text(context: Context, stage: str, item: Item) -> str:
     """An answer without the space that a continued line begins with, which is no part of what is judged."""
     return context.answers[stage][item.id].text.strip()
-
-
-def _side(ours: float, theirs: float) -> float:
-    """1 where ours is more, 0 where theirs is, 1/2 where they are equal."""
-    return ((ours > theirs) - (ours < theirs) + 1) / 2

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from data.rows import Item, PreferenceRow
 from data.settings import Settings
 from pipeline.answers import Context, Records, shown_prompt
-from pipeline.measured import Measured, Scored, of_records
+from pipeline.measured import Measured, Scored, of_records, win_score
 from pipeline.records import Record
 from pipeline.run_directory import STAGE_JSON, read_json
 
@@ -40,10 +39,10 @@ def measure(context: Context) -> list[Record]:
     rejected = score_with(reward, asked, [row.rejected for row in rows], context)
     records = []
     for row, item, better, worse in zip(rows, asked, chosen, rejected, strict=True):
-        label = _order(better, worse)
-        scores = {"label": label, "longer": _order(len(row.chosen), len(row.rejected))}
+        label = win_score(better, worse)
+        scores = {"label": label, "longer": win_score(len(row.chosen), len(row.rejected))}
         if row.chosen_gold is not None and row.rejected_gold is not None:
-            agrees = _order(row.chosen_gold, row.rejected_gold)
+            agrees = win_score(row.chosen_gold, row.rejected_gold)
             scores["label_by_gold"] = agrees
             if agrees != 0.5:
                 scores["true_order"] = label if agrees == 1 else 1 - label
@@ -91,14 +90,6 @@ def figures(records: Records, context: Context) -> list[Measured]:
                 Measured(f"reward/accuracy/{kind}", "share", "rate", scores, 1, {REWARD: {"chance": 0.5}})
             )
     return found
-
-
-def _order(first: float, second: float) -> float:
-    return (
-        math.nan
-        if math.isnan(first) or math.isnan(second)
-        else (float(first > second) + float(first >= second)) / 2
-    )
 
 
 def _length_only(rows: list[Record]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from pydantic import Field
 from data.randomness import key, python_random
 from data.rows import Item, read_jsonl
 from data.settings import Settings
-from pipeline.measured import Measured, of_records
+from pipeline.measured import Measured, of_records, win_score
 from pipeline.records import Record
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _record(item: Item, contrast: Contrast, answers: tuple[str, str], scores: Se
         contrast.name,
         shown_prompt(item),
         f"{better}\n--- over ---\n{worse}",
-        (float(high > low) + float(high >= low)) / 2,
+        win_score(high, low),
         item.group,
         "",
         f"{high:+.2f} against {low:+.2f}",

@@ -1,11 +1,21 @@
-"""How often a stage's answer beats an earlier stage's by gold, ties half, on the headline mix."""
+"""Win rates by gold on the headline mix, ties half; the same at equal length, and strengths over all stages.
+
+The length of an answer is in characters. Formulas of the latter two in `pipeline.rankings`.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from data.rows import Item
 from data.settings import Settings
 from pipeline.answers import Answer, Context, Records, Score
 from pipeline.measured import Measured, Scored, of_records
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
 
 KIND = "answers"
 SUITE = "alignment"
@@ -27,28 +37,85 @@ def score(item: Item, answer: Answer, context: Context) -> list[Score]:
 
 
 def figures(records: Records, context: Context) -> list[Measured]:
-    """Win rates of every stage over every earlier one, and the same among the items that are no ties."""
+    """Every stage over every earlier one (all items, those that are no ties, at equal length), and strengths."""
     scores = of_records(records, measure="gold")
     stages = list(scores)
-    found = []
-    for place, ours in enumerate(stages):
-        for theirs in stages[:place]:
-            rows = _wins(scores[ours], scores[theirs])
-            nulls = {ours: {"no_difference": 0.5}}
-            name = f"win_rate/{ours}_over_{theirs}"
-            found.append(Measured(name, "share", "rate", {ours: rows}, 1, nulls, compared=False))
-            decided = [row for row in rows if row.score != 0.5]
-            if decided:
-                found.append(
-                    Measured(f"{name}/decided", "share", "rate", {ours: decided}, 1, nulls, compared=False)
-                )
-    return found
+    pairs = [(ours, theirs) for place, ours in enumerate(stages) for theirs in stages[:place]]
+    found = [figure for ours, theirs in pairs for figure in _of_pair(ours, theirs, scores)]
+    return found + (_strengths(scores) if pairs else [])
+
+
+def _of_pair(ours: str, theirs: str, scores: dict[str, list[Scored]]) -> list[Measured]:
+    rows = _wins(scores[ours], scores[theirs])
+    decided = [row for row in rows if row.score != 0.5]
+    nulls = {ours: {"no_difference": 0.5}}
+    name = f"{ours}_over_{theirs}"
+    found = [Measured(f"win_rate/{name}", "share", "rate", {ours: rows}, 1, nulls, compared=False)]
+    if decided:
+        found.append(
+            Measured(f"win_rate/{name}/decided", "share", "rate", {ours: decided}, 1, nulls, compared=False)
+        )
+    controlled = Measured(
+        f"win_rate/length_controlled/{name}",
+        "share",
+        "statistic",
+        {ours: rows},
+        1,
+        nulls,
+        compared=False,
+        resampled=_at_equal_length,
+    )
+    return [*found, controlled]
 
 
 def _wins(ours: list[Scored], theirs: list[Scored]) -> list[Scored]:
+    """1 where ours wins, 1/2 for a tie; the weight is by how many characters ours is longer."""
     from pipeline.statistics import win_scores
 
-    other = {row.id: row.score for row in theirs}
+    other = {row.id: row for row in theirs}
     shared = [row for row in ours if row.id in other]
-    wins = win_scores([row.score for row in shared], [other[row.id] for row in shared])
-    return [row._replace(score=float(win)) for row, win in zip(shared, wins, strict=True)]
+    wins = win_scores([row.score for row in shared], [other[row.id].score for row in shared])
+    return [
+        row._replace(score=float(win), weight=float(len(row.text) - len(other[row.id].text)))
+        for row, win in zip(shared, wins, strict=True)
+    ]
+
+
+def _at_equal_length(rows: Sequence[Scored], counts: np.ndarray) -> np.ndarray:
+    from pipeline.rankings import length_controlled_win_rate
+
+    return length_controlled_win_rate([row.score for row in rows], [row.weight for row in rows], counts)
+
+
+def _strengths(scores: dict[str, list[Scored]]) -> list[Measured]:
+    """One figure for each stage, which depends on all of them; on the items that all have answered."""
+    gold = {
+        stage: {row.id: row.score for row in rows if row.score == row.score} for stage, rows in scores.items()
+    }
+    shared = set.intersection(*(set(values) for values in gold.values()))
+    found = []
+    for place, (stage, rows) in enumerate(scores.items()):
+
+        def resampled(rows: Sequence[Scored], counts: np.ndarray, place: int = place) -> np.ndarray:
+            import numpy as np
+
+            from pipeline.rankings import bradley_terry, win_counts
+
+            columns = np.array([[values[row.id] for row in rows] for values in gold.values()])
+            return bradley_terry(win_counts(columns, counts))[:, place]
+
+        kept = {stage: [row for row in rows if row.id in shared]}
+        nulls = {stage: {"no_difference": 0.0}}
+        found.append(
+            Measured(
+                "win_rate/strength",
+                "log-odds",
+                "statistic",
+                kept,
+                1,
+                nulls,
+                compared=False,
+                resampled=resampled,
+            )
+        )
+    return found

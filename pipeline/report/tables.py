@@ -11,7 +11,7 @@ from pipeline.records import Comparison, Figure
 from pipeline.report.read import RunData
 from pipeline.statistics import above_chance
 
-WIN_RATE, CONTROLLED, STRENGTH = "win_rate", "win_rate/length_controlled", "preference_ranking/strength"
+WIN_RATE, CONTROLLED, STRENGTH = "win_rate", "win_rate/length_controlled", "win_rate/strength"
 JUDGE, DOSE = "judge", "dose_response"
 # Nulls that say what answering at random gives.
 CHANCE = ("chance", "uniform")

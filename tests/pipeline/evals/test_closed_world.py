@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from data.rows import Item, user
 from pipeline.answers import Answer
-from pipeline.evals import abstention, calibration, diversity, preference_ranking
+from pipeline.evals import abstention, calibration, diversity, win_rate
 from pipeline.measured import comparison_of, figures_of
 from pipeline.stages.evaluate import by_stage, score_answers
 
@@ -20,7 +20,7 @@ MODULES = {
     "abstention": abstention,
     "calibration": calibration,
     "diversity": diversity,
-    "preference_ranking": preference_ranking,
+    "win_rate": win_rate,
 }
 
 
@@ -291,14 +291,14 @@ def ranked(**rows):
         stage: [answer(n, f"{gold} ".ljust(length, "x")) for n, (gold, length) in enumerate(given)]
         for stage, given in rows.items()
     }
-    return measured("preference_ranking", items, answers)[2]
+    return measured("win_rate", items, answers)[2]
 
 
 def test_two_stages_of_one_length():
     # ppo wins 18, loses 6 and ties 6 of 30: 21 against 9.
     golds = [(1, 0)] * 18 + [(0, 1)] * 6 + [(1, 1)] * 6
     figures = ranked(sft=[(sft, 20) for _, sft in golds], ppo=[(ppo, 20) for ppo, _ in golds])
-    strengths = [figures["preference_ranking/strength", stage].value for stage in ("sft", "ppo")]
+    strengths = [figures["win_rate/strength", stage].value for stage in ("sft", "ppo")]
     assert strengths == pytest.approx([-math.log(21 / 9) / 2, math.log(21 / 9) / 2])
     rate = figures["win_rate/length_controlled/ppo_over_sft", "ppo"]
     assert rate.value == pytest.approx(0.7, abs=1e-5)
@@ -330,11 +330,11 @@ def test_strengths_are_of_all_stages_together():
         for stage, shift in (("base", 0), ("sft", 1), ("ppo", 2))
     }
     figures = ranked(**golds)
-    strengths = {stage: figures["preference_ranking/strength", stage] for stage in golds}
+    strengths = {stage: figures["win_rate/strength", stage] for stage in golds}
     assert sum(figure.value for figure in strengths.values()) == pytest.approx(0)
     assert strengths["base"].value < strengths["sft"].value < strengths["ppo"].value
     assert all(figure.low < figure.value < figure.high for figure in strengths.values())
-    assert {name for name, _ in figures if "win_rate" in name} == {
+    assert {name for name, _ in figures if "length_controlled" in name} == {
         f"win_rate/length_controlled/{pair}" for pair in ("sft_over_base", "ppo_over_base", "ppo_over_sft")
     }
     assert ranked(sft=[(1, 20)] * 5) == {}

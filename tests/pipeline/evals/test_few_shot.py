@@ -42,7 +42,7 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def test_items():
+def asked_items():
     return dialogues.test_items(WORLD)
 
 
@@ -102,9 +102,13 @@ def measured(context):
     return rows, {(f.name.removeprefix("few_shot/"), f.stage): f for f in figures}
 
 
-def test_what_a_model_learns_from_demonstrations_is_measured(corpus, test_items):
-    learners = {"base": Learner(test_items, 1), "sft": Learner(test_items, 4), "ppo": Learner(test_items, 0)}
-    rows, figures = measured(make_context(corpus, test_items, learners, num_items=20))
+def test_what_a_model_learns_from_demonstrations_is_measured(corpus, asked_items):
+    learners = {
+        "base": Learner(asked_items, 1),
+        "sft": Learner(asked_items, 4),
+        "ppo": Learner(asked_items, 0),
+    }
+    rows, figures = measured(make_context(corpus, asked_items, learners, num_items=20))
     for stage, curve in {"base": (0, 1, 1), "sft": (0, 0, 1), "ppo": (1, 1, 1)}.items():
         for task in ("facts", "sentiment", "towns"):
             assert [figures[f"{task}/{k}", stage].value for k in (0, 1, 4)] == list(curve)
@@ -117,9 +121,9 @@ def test_what_a_model_learns_from_demonstrations_is_measured(corpus, test_items)
     assert all(row.prompt and row.completion and row.cluster for row in rows)
 
 
-def test_no_demonstrations_are_the_stages_own_answers(corpus, test_items):
-    learner = Learner(test_items, 0)
-    context = make_context(corpus, test_items, {"base": learner}, ks=(0,))
+def test_no_demonstrations_are_the_stages_own_answers(corpus, asked_items):
+    learner = Learner(asked_items, 0)
+    context = make_context(corpus, asked_items, {"base": learner}, ks=(0,))
     asked = few_shot.items(context)
     context.answers["base"][asked[0].id] = Answer(asked[0].id, "Nobody knows.", True, [], [])
     rows, figures = measured(context)
@@ -128,11 +132,11 @@ def test_no_demonstrations_are_the_stages_own_answers(corpus, test_items):
     assert not [name for name, _ in figures if name.endswith("gain")]
 
 
-def test_demonstrations_are_right_and_on_something_else(corpus, test_items):
-    context = make_context(corpus, test_items, {"base": Learner(test_items, 0)})
+def test_demonstrations_are_right_and_on_something_else(corpus, asked_items):
+    context = make_context(corpus, asked_items, {"base": Learner(asked_items, 0)})
     asked = few_shot.items(context)
     shown = few_shot._demonstrations(context, asked)
-    test_ids = {item.id for item in test_items}
+    test_ids = {item.id for item in asked_items}
     assert {item.group for item in asked} == {"often", "sentiment", "towns"}
     for item in asked:
         assert len(shown[item.id]) == 4
@@ -145,9 +149,9 @@ def test_demonstrations_are_right_and_on_something_else(corpus, test_items):
             assert item.task != "facts" or row.item.group == "often"
 
 
-def test_a_person_who_is_asked_about_is_never_demonstrated(tmp_path, test_items):
+def test_a_person_who_is_asked_about_is_never_demonstrated(tmp_path, asked_items):
     """Where prompts for RL are on the tested people themselves, as in a corpus that splits no one."""
-    known = [item for item in test_items if item.task == "facts" and item.group == "often"]
+    known = [item for item in asked_items if item.task == "facts" and item.group == "often"]
     same = [
         Item(f"rl/{n}", i.prompt, i.cluster, i.task, i.group, i.plain, i.truth) for n, i in enumerate(known)
     ]
@@ -158,9 +162,9 @@ def test_a_person_who_is_asked_about_is_never_demonstrated(tmp_path, test_items)
         assert item.cluster not in {row.item.cluster for row in shown[item.id]}
 
 
-def test_a_prompt_is_plain_lines_for_base_models_and_turns_for_chat_models(corpus, test_items):
-    learners = {"base": Learner(test_items, 0), "sft": Learner(test_items, 0)}
-    measured(make_context(corpus, test_items, learners, ks=(1, 2), tasks=("towns",), num_items=5))
+def test_a_prompt_is_plain_lines_for_base_models_and_turns_for_chat_models(corpus, asked_items):
+    learners = {"base": Learner(asked_items, 0), "sft": Learner(asked_items, 0)}
+    measured(make_context(corpus, asked_items, learners, ks=(1, 2), tasks=("towns",), num_items=5))
     (one, keys, stop), (two, more_keys, _) = learners["base"].calls
     assert keys == more_keys  # the same random stream whatever the prompt
     assert stop == "\n"
@@ -175,8 +179,8 @@ def test_a_prompt_is_plain_lines_for_base_models_and_turns_for_chat_models(corpu
         assert [line.split(": ", 1)[1] for line in plain.split("\n")[:-1]] == [t["content"] for t in chat]
 
 
-def test_a_prompt_that_leaves_no_room_is_not_scored(corpus, test_items):
-    context = make_context(corpus, test_items, {"base": Learner(test_items, 0, context=80)}, num_items=20)
+def test_a_prompt_that_leaves_no_room_is_not_scored(corpus, asked_items):
+    context = make_context(corpus, asked_items, {"base": Learner(asked_items, 0, context=80)}, num_items=20)
     rows, figures = measured(context)
     unscored = [row for row in rows if math.isnan(row.score)]
     assert {row.explanation for row in unscored} == {"too long"}
@@ -186,14 +190,16 @@ def test_a_prompt_that_leaves_no_room_is_not_scored(corpus, test_items):
     assert figures["sentiment/1", "base"].n == 20
 
 
-def test_a_corpus_without_prompts_is_refused_before_anything_is_asked(tmp_path, test_items):
-    context = make_context(tmp_path, test_items, {"base": Learner(test_items, 0)})
+def test_a_corpus_without_prompts_is_refused_before_anything_is_asked(tmp_path, asked_items):
+    context = make_context(tmp_path, asked_items, {"base": Learner(asked_items, 0)})
     with pytest.raises(InputError, match=r"no prompts \(items.rl.jsonl\) of facts, sentiment, towns"):
         few_shot.items(context)
 
 
-def test_too_few_demonstrations_are_refused(corpus, test_items):
-    context = make_context(corpus, test_items, {"base": Learner(test_items, 0)}, ks=(0, 32), tasks=("towns",))
+def test_too_few_demonstrations_are_refused(corpus, asked_items):
+    context = make_context(
+        corpus, asked_items, {"base": Learner(asked_items, 0)}, ks=(0, 32), tasks=("towns",)
+    )
     with pytest.raises(InputError, match="32 demonstrations of towns are wanted and the corpus has 6"):
         few_shot.measure(context)
 

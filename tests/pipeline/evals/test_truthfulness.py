@@ -1,7 +1,5 @@
 """Truthfulness benchmarks: stub scorers whose figures are known, and tiny models through the whole stage."""
 
-import csv
-import io
 import json
 import math
 import os
@@ -11,9 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from data.benchmarks import halueval as halueval_source
-from data.benchmarks import simpleqa as simpleqa_source
-from data.benchmarks import truthfulqa as truthfulqa_source
 from data.randomness import python_random
 from pipeline.answers import Model
 from pipeline.checkpoint import write_json
@@ -23,76 +18,19 @@ from pipeline.measured import figures_of
 from pipeline.records import read_records
 from pipeline.run import StageRun
 from pipeline.stages import evaluate
+from tests.pipeline.evals import truthfulness_files
+from tests.pipeline.evals.truthfulness_files import HALLUCINATED
 
 DATA = os.environ.get("FLEDGE_DATA")
 real_data = pytest.mark.skipif(DATA is None, reason="FLEDGE_DATA names no folder of real data")
 NAN = math.nan
-HALLUCINATED = (0, 1, 2, 3, 22)  # four of the shortest of 23 labelled answers, and the longest
-
-
-# --- small files of the benchmarks' form -----------------------------------------------------------------
-
-
-def write_truthfulqa(root, num=23):
-    """True answers "yes 0" and "yes indeed 1" in turn, false ones "never 0" and "never again 0"."""
-    folder = root / truthfulqa_source.FOLDER
-    folder.mkdir()
-    records = []
-    for n in range(num):
-        best, false = {f"yes indeed {n}" if n % 2 else f"yes {n}": 1}, {f"never {n}": 0}
-        records.append(
-            {
-                "question": f"Is it so, {n}?",
-                "mc0_targets": best | false,
-                "mc1_targets": best | false | {f"never again {n}": 0},
-                "mc2_targets": best | {f"surely {n}": 1} | false | {f"never again {n}": 0},
-            }
-        )
-    (folder / "mc_task.json").write_text(json.dumps(records))
-
-
-def write_simpleqa(root, num=23):
-    """Every third answer is Rome, others are numbers."""
-    folder = root / simpleqa_source.FOLDER
-    folder.mkdir()
-    text = io.StringIO(newline="")
-    rows = [["", f"What is {n}?", "Rome" if n % 3 == 0 else str(1000 + n)] for n in range(num)]
-    csv.writer(text).writerows([["metadata", "problem", "answer"], *rows])
-    (folder / simpleqa_source.FILE).write_text(text.getvalue(), newline="")
-
-
-def write_halueval(root, num=23):
-    """Two files of the same questions, and labelled answers, those of `HALLUCINATED` by length."""
-    folder = root / halueval_source.FOLDER
-    folder.mkdir()
-    for name in ("qa_one-turn_data.jsonl", "qa_multi-turn_data.jsonl"):
-        records = [
-            {
-                "knowledge": f"Brell has {n} clocks.",
-                "question": f"How many clocks has Brell in {n}?",
-                "right_answer": f"{n} of them",
-                "hallucinated_answer": f"It has none, {name[3:6]}.",
-            }
-            for n in range(num)
-        ]
-        (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
-    records = [
-        {
-            "user_query": f"Sing {n}.",
-            "chatgpt_response": "La " * (n + 1),
-            "hallucination": "yes" if n in HALLUCINATED else "no",
-        }
-        for n in range(num)
-    ]
-    (folder / "general_data.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
 @pytest.fixture
 def root(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
-    for write in (write_truthfulqa, write_simpleqa, write_halueval):
-        write(folder)
+    truthfulness_files.write(folder)
     return folder
 
 

@@ -130,7 +130,7 @@ def test_win_rates_stand_in_a_matrix_with_both_sides(page, chain):
     assert number(1 - rate.value) in section
     assert f"{number(1 - rate.high)} to {number(1 - rate.low)}" in section
     assert "at equal length" in section
-    assert number(chain.figure("preference_ranking/strength", "ppo").value) in section
+    assert number(chain.figure("win_rate/strength", "ppo").value) in section
 
 
 def test_passed_checks_of_the_metrics_stand_in_a_table_and_alarm_nobody(page):

@@ -96,7 +96,7 @@ def test_the_matrix_shows_both_sides_of_every_pair():
             figure("win_rate/ppo_over_sft", "ppo", 0.7, 0.1),
             figure("win_rate/ppo_over_sft/decided", "ppo", 0.9, 0.1),
             figure("win_rate/length_controlled/ppo_over_sft", "ppo", 0.65),
-            figure("preference_ranking/strength", "ppo", 0.4),
+            figure("win_rate/strength", "ppo", 0.4),
             figure("judge/endpoint/sft_over_base", "sft", 0.6, 0.1),
             figure("judge/endpoint/sft_over_base/flips", "sft", 0.2),
         ]

@@ -156,8 +156,8 @@ def is_statistic(figure):
         name[:2] in (["abstention", "hallucinated_of_attempted"], ["abstention", "f"])
         or (name[0] == "calibration" and name[1] != "brier")
         or (name[0] == "diversity" and name[1] != "identical")
-        or name[0] in ("preference_ranking", "representation")
-        or name[:2] == ["win_rate", "length_controlled"]
+        or name[0] == "representation"
+        or name[:2] in (["win_rate", "length_controlled"], ["win_rate", "strength"])
     )
 
 
