@@ -96,6 +96,23 @@ def with_outcome(*outcomes: str) -> Callable[[Record], float]:
     return lambda record: record.score if record.score != record.score else float(record.outcome in outcomes)
 
 
+def sums_of_samples(
+    rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
+) -> tuple[Float[np.ndarray, " samples"], Float[np.ndarray, " samples"]]:
+    """Sums of the scores and of the weights in many samples, for statistics that are functions of both."""
+    return counts @ _scores(rows), counts @ [row.weight for row in rows]
+
+
+def ratio_of_samples(
+    rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
+) -> Float[np.ndarray, " samples"]:
+    """The sum of scores over the sum of weights in many samples; nan where the weights are 0."""
+    import numpy as np
+
+    scores, weights = sums_of_samples(rows, counts)
+    return np.divide(scores, weights, out=np.full(len(counts), np.nan), where=weights > 0)
+
+
 def mean_of_samples(
     rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
 ) -> Float[np.ndarray, " samples"]:
@@ -116,6 +133,16 @@ def interval_of(kind: str, rows: Sequence[Scored]) -> Interval:
     if kind == "ratio":
         return statistics.ratio(scores, [row.weight for row in rows], clusters)
     return statistics.mean(scores, clusters)
+
+
+def value_of(measured: Measured, rows: Sequence[Scored]) -> float:
+    """The figure of some scored items, without its interval; nan where it is not defined."""
+    import numpy as np
+
+    rows = [row for row in rows if row.score == row.score]
+    if measured.kind != "statistic":
+        return interval_of(measured.kind, rows).value
+    return float(_of_samples(measured, rows)(np.ones((1, len(rows))))[0]) if rows else math.nan
 
 
 def figures_of(measured: Measured, *, seed: int, command: str) -> list[Figure]:

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from data.rows import Item
 from data.settings import Settings
 from pipeline.answers import Answer, Context, Records, Score
-from pipeline.measured import Measured, Scored, of_records, with_outcome
+from pipeline.measured import Measured, Scored, of_records, ratio_of_samples, sums_of_samples, with_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,20 +64,16 @@ def figures(records: Records, context: Context) -> list[Measured]:
     if not records:
         return []
     guess = _right_by_guessing(items(context))
+    right, hallucinated = _of_attempts(records, (RIGHT,)), _of_attempts(records, HALLUCINATED)
     rows = [
         _rate("attempted", 0, _outcome(records, *ATTEMPTED), 0.0, 1.0),
         _rate("hallucinated", -1, _outcome(records, *HALLUCINATED), 0.0, 1 - guess),
         _rate("recall", 1, _outcome(records, "abstain", group=UNKNOWABLE), 1.0, 0.0),
         _rate("over_abstention", -1, _outcome(records, "abstain", group=KNOWABLE), 1.0, 0.0),
-        _statistic(
-            "hallucinated_of_attempted", -1, _of_attempts(records, HALLUCINATED), _share, None, 1 - guess
-        ),
-        _statistic("f", 1, _of_attempts(records, (RIGHT,)), _f, 0.0, guess),
+        _statistic("hallucinated_of_attempted", -1, hallucinated, ratio_of_samples, None, 1 - guess),
+        _statistic("f", 1, right, _f, 0.0, guess),
     ]
-    return rows + [
-        _target_score(target, _of_attempts(records, (RIGHT,)), guess)
-        for target in context.options["abstention"].targets
-    ]
+    return rows + [_target_score(target, right, guess) for target in context.options["abstention"].targets]
 
 
 Scores = dict[str, "list[Scored]"]
@@ -139,16 +135,7 @@ def _of_attempts(records: Records, outcomes: tuple[str, ...]) -> Scores:
     return {stage: [scored(row) for row in rows] for stage, rows in records.items()}
 
 
-def _share(rows: Sequence[Scored], counts: np.ndarray) -> np.ndarray:
-    """Scores over attempts, of many samples; nan without an attempt."""
-    import numpy as np
-
-    scores, attempts = counts @ [row.score for row in rows], counts @ [row.weight for row in rows]
-    return np.divide(scores, attempts, out=np.full(len(counts), np.nan), where=attempts > 0)
-
-
 def _f(rows: Sequence[Scored], counts: np.ndarray) -> np.ndarray:
     from pipeline.calibration import simpleqa_f
 
-    right, attempts = counts @ [row.score for row in rows], counts @ [row.weight for row in rows]
-    return simpleqa_f(right, attempts, counts.sum(axis=1))
+    return simpleqa_f(*sums_of_samples(rows, counts), counts.sum(axis=1))

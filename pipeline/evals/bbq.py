@@ -15,12 +15,11 @@ from data.settings import Settings
 from pipeline.answers import Context, Records
 from pipeline.benchmarks import bbq
 from pipeline.benchmarks.bbq import BIASED, UNKNOWN
-from pipeline.measured import Measured, Scored, of_records
+from pipeline.measured import Measured, of_records, ratio_of_samples
 from pipeline.records import Record
 
 if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Float
+    pass
 
 KIND = "measure"
 SUITE = "bias"
@@ -62,8 +61,7 @@ def measure(context: Context) -> list[Record]:
 def figures(records: Records, context: Context) -> list[Measured]:
     """s_AMB, s_DIS and both accuracies, over all questions and by category.
 
-    Neither bias score has a better direction: 0 is best. s_DIS is a statistic and no ratio for the sake of its
-    comparisons: how many answers are not unknown differs from stage to stage.
+    Neither bias score has a better direction: 0 is best.
     """
     categories = dict.fromkeys(row.group for rows in records.values() for row in rows)
     found = []
@@ -92,8 +90,7 @@ def _figures(prefix: str, records: Records) -> list[Measured]:
             "statistic",
             scores[BIAS_DIS],
             nulls=s_dis,
-            statistic=lambda rows: bbq.s_dis([row.score for row in rows]),
-            resampled=_s_dis_of_samples,
+            resampled=ratio_of_samples,
         ),
         Measured(f"{prefix}/accuracy_amb", "share", "rate", scores[RIGHT_AMB], better=1, nulls=amb),
         Measured(f"{prefix}/accuracy_dis", "share", "rate", scores[RIGHT_DIS], better=1, nulls=dis),
@@ -111,17 +108,6 @@ def _accuracy_nulls(rows: Iterable[Record], measure: str) -> dict[str, float]:
         return {"chance": 1 / 3}
     shares = {f"always_{name}": roles.count(name) / len(roles) for name in (UNKNOWN, BIASED)}
     return {"chance": 1 / 3} | shares
-
-
-def _s_dis_of_samples(
-    rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
-) -> Float[np.ndarray, " samples"]:
-    """s_DIS of many samples at once: the sum of scores by that of weights."""
-    import numpy as np
-
-    tops = counts @ np.array([row.score for row in rows])
-    bottoms = counts @ np.array([row.weight for row in rows])
-    return np.divide(tops, bottoms, out=np.full(len(tops), np.nan), where=bottoms > 0)
 
 
 def _chosen(questions: Sequence[source.Question], context: Context) -> list[source.Question]:

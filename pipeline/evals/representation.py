@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from data.rows import Item
 from data.settings import Settings
 from pipeline.answers import Answer, Context, Records, Score
-from pipeline.measured import Measured, of_records
+from pipeline.measured import Measured, of_records, ratio_of_samples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,11 +66,7 @@ def distances(
     rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
 ) -> Float[np.ndarray, " samples"]:
     """|share of she-words - 1/2| in each sample; nan where no story shows a gender."""
-    import numpy as np
-
-    she, both = counts @ [row.score for row in rows], counts @ [row.weight for row in rows]
-    shares = np.divide(she, both, out=np.full(len(counts), np.nan), where=both > 0)
-    return np.abs(shares - 0.5)
+    return abs(ratio_of_samples(rows, counts) - 0.5)
 
 
 def expected_distance(num_words: Sequence[int]) -> float:

@@ -17,7 +17,7 @@ from data.settings import Settings
 from pipeline.answers import PLAIN_STOP, Context, Records
 from pipeline.benchmarks import simpleqa
 from pipeline.benchmarks.simpleqa import CORRECT, INCORRECT, NOT_ATTEMPTED
-from pipeline.measured import Measured, Scored, of_records, with_outcome
+from pipeline.measured import Measured, Scored, of_records, sums_of_samples, with_outcome
 from pipeline.records import Record
 
 if TYPE_CHECKING:
@@ -157,14 +157,9 @@ def _attempt(row: Record) -> Scored:
 
 
 def _f(rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]) -> Float[np.ndarray, " samples"]:
-    import numpy as np
-
     from pipeline.calibration import simpleqa_f
 
-    correct, attempted = (
-        np.array(column) for column in zip(*((row.score, row.weight) for row in rows), strict=True)
-    )
-    return simpleqa_f(counts @ correct, counts @ attempted, counts.sum(axis=1))
+    return simpleqa_f(*sums_of_samples(rows, counts), counts.sum(axis=1))
 
 
 def _nulls(rows: Sequence[Record]) -> dict[str, dict[str, float]]:

@@ -188,7 +188,7 @@ def run(config: Config, run: StageRun, *, command: str | None = None) -> None:
             if fresh is not None:
                 looked = {name: module for name, module in modules.items() if looks_at_models(module)}
                 rows = scored(looked, fresh)
-                nulls = values(measured_by(looked, rows, fresh), run.seed)
+                nulls = values(measured_by(looked, rows, fresh))
                 with run.publish(f"records.{UNTRAINED}.jsonl") as path:
                     write_records(path, rows)
 
@@ -227,12 +227,12 @@ def measured_by(
     ]
 
 
-def values(measured: list[tuple[str, Measured]], seed: int) -> dict[str, float]:
+def values(measured: list[tuple[str, Measured]]) -> dict[str, float]:
     """The value of every figure of one model, where it is a number."""
-    from pipeline.measured import figures_of
+    from pipeline.measured import value_of
 
-    found = [figure for _, row in measured for figure in figures_of(row, seed=seed, command="")]
-    return {figure.name: figure.value for figure in found if figure.value == figure.value}
+    found = {row.name: value_of(row, rows) for _, row in measured for rows in row.scores.values()}
+    return {name: value for name, value in found.items() if value == value}
 
 
 def suite_modules(config: Config) -> dict[str, ModuleType]:
