@@ -44,7 +44,7 @@ class Norm:
 
 @dataclass
 class Layer:
-    """One decoder layer: fused weights, and its keys and values so far, (batch, key heads, capacity, size)."""
+    """One decoder layer with fused weights."""
 
     before_attention: Norm
     query_key_value: tuple[Tensor, Tensor | None]
@@ -58,6 +58,12 @@ class Layer:
     scale: float
     heads: int
     key_heads: int
+
+
+@dataclass
+class Kept:
+    """Keys and values of a layer so far, each (batch, key heads, capacity, size)."""
+
     keys: Tensor
     values: Tensor
 
@@ -65,13 +71,16 @@ class Layer:
 class LeanDecoder:
     """Decoding steps that go on from a cache which transformers has filled with the prompts."""
 
-    def __init__(self, model: Any, cache: Cache, mask: Bool[Tensor, "batch time"]) -> None:
-        """Take copies of the weights, and the cache with the mask of its left-padded prompts."""
+    def __init__(
+        self, model: Any, cache: Cache, mask: Bool[Tensor, "batch time"], like: LeanDecoder | None = None
+    ) -> None:
+        """Take the cache, the mask of its left-padded prompts, and copies of the weights or those of `like`."""
         trunk = model.model
         self.embedding, self.head = trunk.embed_tokens.weight, model.lm_head
         self.norm, self.rotary = _norm(trunk.norm), trunk.rotary_emb
         self.length = mask.shape[1]
-        self.layers = [_layer(layer, kept) for layer, kept in zip(trunk.layers, cache.layers, strict=True)]
+        self.layers = like.layers if like else [_layer(layer) for layer in trunk.layers]
+        self.kept = [Kept(layer.keys.contiguous(), layer.values.contiguous()) for layer in cache.layers]
         self.bias = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
 
     def step(
@@ -83,8 +92,8 @@ class LeanDecoder:
         self.bias[:, self.length] = 0
         x = self.embedding[tokens].float()
         cos, sin = self.rotary(x[:, None], positions)
-        for layer in self.layers:
-            x += linear(self._attend(layer, layer.before_attention(x), cos, sin), *layer.output)
+        for layer, kept in zip(self.layers, self.kept, strict=True):
+            x += linear(self._attend(layer, kept, layer.before_attention(x), cos, sin), *layer.output)
             gate, up = linear(layer.before_mlp(x), *layer.gate_up).chunk(2, dim=-1)
             x += linear(layer.activation(gate).mul_(up), *layer.down)
         self.length += 1
@@ -94,10 +103,39 @@ class LeanDecoder:
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Drop all rows but these."""
         self.bias = self.bias[rows]
-        for layer in self.layers:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+        for kept in self.kept:
+            kept.keys, kept.values = kept.keys[rows], kept.values[rows]
 
-    def _attend(self, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def trim(self) -> None:
+        """Drop the first positions that no row needs."""
+        used = (self.bias[:, : self.length] == 0).any(dim=0).nonzero()
+        first = int(used[0]) if len(used) else 0
+        if first:
+            self.bias, self.length = self.bias[:, first:], self.length - first
+            for kept in self.kept:
+                kept.keys, kept.values = (x[:, :, first:].contiguous() for x in (kept.keys, kept.values))
+
+    def join(self, other: LeanDecoder) -> None:
+        """Take the rows of another decoder of the same model behind its own; the ends of both meet."""
+        length = max(self.length, other.length)
+        biases = [
+            nn.functional.pad(x.bias[:, : x.length], (length - x.length, 0), value=-torch.inf)
+            for x in (self, other)
+        ]
+        self.bias = torch.cat(biases)
+        for mine, its in zip(self.kept, other.kept, strict=True):
+            mine.keys, mine.values = (
+                torch.cat([at_end(first, self.length, length), at_end(second, other.length, length)])
+                for first, second in ((mine.keys, its.keys), (mine.values, its.values))
+            )
+        self.length = length
+
+    @property
+    def joins(self) -> bool:
+        """Whether rows can join: always."""
+        return True
+
+    def _attend(self, layer: Layer, kept: Kept, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """What the heads read at the new position, which joins the cache."""
         batch, heads, key_heads = len(x), layer.heads, layer.key_heads
         projected = linear(x, *layer.query_key_value).view(batch, heads + 2 * key_heads, -1)
@@ -109,10 +147,10 @@ class LeanDecoder:
             turned = projected[:, : heads + key_heads]
         half = turned.shape[-1] // 2
         crossed = torch.cat((-turned[..., half:], turned[..., :half]), dim=-1)
-        query, layer.keys[:, :, self.length] = (turned * cos + crossed * sin).split((heads, key_heads), dim=1)
-        layer.values[:, :, self.length] = value
+        query, kept.keys[:, :, self.length] = (turned * cos + crossed * sin).split((heads, key_heads), dim=1)
+        kept.values[:, :, self.length] = value
 
-        keys, values = layer.keys.flatten(0, 1), layer.values.flatten(0, 1)
+        keys, values = kept.keys.flatten(0, 1), kept.values.flatten(0, 1)
         query = query.to(keys.dtype).reshape(len(keys), heads // key_heads, -1)
         # The faster of two equal products: by rows of keys in bfloat16, by the query in float32.
         by_rows = keys.dtype == torch.bfloat16
@@ -124,10 +162,17 @@ class LeanDecoder:
     def _grow(self) -> None:
         """Make room for a block of positions, masked until they are filled."""
         self.bias = nn.functional.pad(self.bias, (0, BLOCK), value=-torch.inf)
-        for layer in self.layers:
-            layer.keys, layer.values = (
-                nn.functional.pad(x, (0, 0, 0, BLOCK)) for x in (layer.keys, layer.values)
+        for kept in self.kept:
+            kept.keys, kept.values = (
+                nn.functional.pad(x, (0, 0, 0, BLOCK)) for x in (kept.keys, kept.values)
             )
+
+
+def at_end(
+    x: Float[Tensor, "batch heads time size"], num: int, length: int
+) -> Float[Tensor, "batch heads length size"]:
+    """The first `num` positions of keys or values as the last of `length`, after zeros that a mask must hide."""
+    return nn.functional.pad(x[:, :, :num], (0, 0, length - num, 0))
 
 
 def qualifies(model: Any) -> bool:
@@ -206,7 +251,7 @@ def _agrees(model: Any) -> bool:
     return bool((expected - found).abs().max() < TRIAL_BOUND)
 
 
-def _layer(layer: Any, cached: Any) -> Layer:
+def _layer(layer: Any) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
     size = attention.head_dim
     query_norm, key_norm = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
@@ -223,8 +268,6 @@ def _layer(layer: Any, cached: Any) -> Layer:
         scale=attention.scaling,
         heads=attention.q_proj.out_features // size,
         key_heads=attention.k_proj.out_features // size,
-        keys=cached.keys.contiguous(),
-        values=cached.values.contiguous(),
     )
 
 

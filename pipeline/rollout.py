@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -124,20 +124,14 @@ def decode(
 ) -> Iterator[Step]:
     """Decode one batch token by token; yields the tokens of the rows still live, on the CPU."""
     device = model.device
-    tokens, mask = (tensor.to(device) for tensor in pad_left([list(prompt) for prompt in prompts], pad_id))
     draws = torch.from_numpy(uniforms(keys, max_new_tokens)).to(device, torch.float32)
     stops = torch.tensor(sorted(stop_ids), device=device)
     rows = torch.arange(len(prompts), device=device)
     alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    cache = _allocated_cache(model, tokens.shape[1] + max_new_tokens)
-    positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     was_training = model.training
     model.eval()
     try:
-        logits = _forward(model, tokens, mask, positions, cache, prefill=True)
-        steps: Decoder = _Decoder(model, cache, mask)
-        if max_new_tokens > 1 and lean_decoder.qualifies(model):
-            steps = lean_decoder.LeanDecoder(model, cache, mask.bool())
+        steps, logits, positions = begin(model, prompts, pad_id=pad_id, num_steps=max_new_tokens - 1)
         for position in range(max_new_tokens):
             drawn, logprob = draw(
                 logits, draws[rows, position], temperature=temperature, top_k=top_k, top_p=top_p
@@ -149,7 +143,7 @@ def decode(
             num_alive = int(alive.sum())
             if num_alive == 0 or position + 1 == max_new_tokens:
                 return
-            positions = positions[:, -1:] + 1
+            positions = positions + 1
             if num_alive < COMPACT_BELOW * len(rows):
                 kept = alive.nonzero().squeeze(1)
                 steps.keep(kept)
@@ -157,6 +151,38 @@ def decode(
             logits = steps.step(drawn, positions)
     finally:
         model.train(was_training)
+
+
+class Begun(NamedTuple):
+    """A batch whose prompts were read: what goes on from them, their last logits and their last positions."""
+
+    decoder: Decoder
+    logits: Float[Tensor, "batch vocabulary"]
+    positions: Int[Tensor, "batch 1"]
+
+
+def begin(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    pad_id: int,
+    num_steps: int,
+    like: Decoder | None = None,
+) -> Begun:
+    """Read the prompts of a batch, and make room for so many steps after them; `num_steps` 0 takes none.
+
+    `like` is an earlier decoder of the same weights, whose copies of them are taken instead of new ones.
+    """
+    tokens, mask = (tensor.to(model.device) for tensor in pad_left([list(x) for x in prompts], pad_id))
+    cache = _allocated_cache(model, tokens.shape[1] + num_steps)
+    positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    logits = _forward(model, tokens, mask, positions, cache, prefill=True)
+    if num_steps and lean_decoder.qualifies(model):
+        lean = lean_decoder.LeanDecoder(
+            model, cache, mask.bool(), like if isinstance(like, lean_decoder.LeanDecoder) else None
+        )
+        return Begun(lean, logits, positions[:, -1:])
+    return Begun(_Decoder(model, cache, mask), logits, positions[:, -1:])
 
 
 class Decoder(Protocol):
@@ -169,6 +195,16 @@ class Decoder(Protocol):
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Drop all rows but these."""
+
+    def trim(self) -> None:
+        """Drop the first positions that no row needs, where rows can join."""
+
+    def join(self, other: Self) -> None:
+        """Take the rows of another decoder of the same model behind its own; the other is used up."""
+
+    @property
+    def joins(self) -> bool:
+        """Whether rows can join: a cache of all that came before, not of a window."""
 
 
 class _Decoder:
@@ -184,6 +220,24 @@ class _Decoder:
     def keep(self, rows: Tensor) -> None:
         self.mask = self.mask[rows]
         self.cache.batch_select_indices(rows)
+
+    def trim(self) -> None:
+        used = self.mask.bool().any(dim=0).nonzero()
+        if self.joins and len(used) and int(used[0]):
+            self.mask = self.mask[:, int(used[0]) :]
+            for layer in self.cache.layers:
+                layer.drop_first(int(used[0]))
+
+    def join(self, other: _Decoder) -> None:
+        length = max(self.mask.shape[1], other.mask.shape[1])
+        masks = (self.mask, other.mask)
+        self.mask = torch.cat([torch.nn.functional.pad(x, (length - x.shape[1], 0)) for x in masks])
+        for layer, joining in zip(self.cache.layers, other.cache.layers, strict=True):
+            layer.join(joining)
+
+    @property
+    def joins(self) -> bool:
+        return all(isinstance(layer, _AllocatedLayer) for layer in self.cache.layers)
 
 
 def draw(
@@ -253,7 +307,10 @@ def _attention(model: PreTrainedModel, name: str | None) -> Iterator[None]:
 
 
 class _AllocatedLayer(DynamicLayer):
-    """A cache layer that reserves its whole length once, so that a step writes one column and copies nothing."""
+    """A cache layer that reserves its length in blocks, so that a step writes one column and copies nothing."""
+
+    _all_keys: Tensor
+    _all_values: Tensor
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
@@ -264,18 +321,50 @@ class _AllocatedLayer(DynamicLayer):
     ) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            shape = (*key_states.shape[:2], self.capacity, key_states.shape[-1])
-            self._all_keys, self._all_values = key_states.new_empty(shape), value_states.new_empty(shape)
+            empty = (*key_states.shape[:2], 0, key_states.shape[-1])
+            self._reserve(key_states.new_empty(empty), value_states.new_empty(empty))
         end = self.length + key_states.shape[-2]
+        if end > self.capacity:
+            self.capacity = end + lean_decoder.BLOCK
+            self._reserve(self.keys, self.values)
         self._all_keys[:, :, self.length : end] = key_states
         self._all_values[:, :, self.length : end] = value_states
-        self.length = end
-        self.keys, self.values = self._all_keys[:, :, :end], self._all_values[:, :, :end]
+        self._show(end)
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
         self._all_keys, self._all_values = self._all_keys[indices], self._all_values[indices]
-        self.keys, self.values = self._all_keys[:, :, : self.length], self._all_values[:, :, : self.length]
+        self._show(self.length)
+
+    def drop_first(self, num: int) -> None:
+        """Drop the first columns."""
+        self._reserve(self.keys[:, :, num:], self.values[:, :, num:])
+
+    def join(self, other: _AllocatedLayer) -> None:
+        """Take the rows of another layer behind its own; the ends of both meet."""
+        length = max(self.length, other.length)
+        self.capacity = length + lean_decoder.BLOCK
+        keys, values = (
+            torch.cat(
+                [
+                    lean_decoder.at_end(mine, self.length, length),
+                    lean_decoder.at_end(its, other.length, length),
+                ]
+            )
+            for mine, its in ((self.keys, other.keys), (self.values, other.values))
+        )
+        self._reserve(keys, values)
+
+    def _reserve(self, keys: Tensor, values: Tensor) -> None:
+        """Allocate the capacity and fill in what is kept."""
+        shape = (*keys.shape[:2], self.capacity, keys.shape[-1])
+        self._all_keys, self._all_values = keys.new_empty(shape), values.new_empty(shape)
+        self._all_keys[:, :, : keys.shape[2]], self._all_values[:, :, : keys.shape[2]] = keys, values
+        self._show(keys.shape[2])
+
+    def _show(self, length: int) -> None:
+        self.length = length
+        self.keys, self.values = self._all_keys[:, :, :length], self._all_values[:, :, :length]
 
 
 def _allocated_cache(model: PreTrainedModel, capacity: int) -> Cache:
