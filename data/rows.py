@@ -61,7 +61,8 @@ class ChatRow(_Row):
 class PreferenceRow(_Row):
     """Two completions of one prompt, the better one first.
 
-    `kind` names the contrast or the source; the gold scores are the closed world's, without label noise.
+    `kind` names the contrast or the source; the gold scores are the closed world's, without label noise;
+    `provenance` tells how a vote came about.
     """
 
     prompt: tuple[Message, ...]
@@ -72,6 +73,7 @@ class PreferenceRow(_Row):
     margin: float | None = None
     chosen_gold: float | None = None
     rejected_gold: float | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ _OPTIONAL: dict[Any, dict[str, tuple[type, ...]]] = {
         "margin": (int, float),
         "chosen_gold": (int, float),
         "rejected_gold": (int, float),
+        "provenance": (dict,),
     },
     Item: {"task": (str,), "group": (str,), "plain": (str,), "truth": (dict,)},
 }

@@ -79,7 +79,7 @@ class LeanDecoder:
         self.embedding, self.head = trunk.embed_tokens.weight, model.lm_head
         self.norm, self.rotary = _norm(trunk.norm), trunk.rotary_emb
         self.length = mask.shape[1]
-        self.layers = like.layers if like else [_layer(layer) for layer in trunk.layers]
+        self.layers: list[Layer] = like.layers if like else [_layer(layer) for layer in trunk.layers]
         self.kept = [Kept(layer.keys.contiguous(), layer.values.contiguous()) for layer in cache.layers]
         self.bias = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
 

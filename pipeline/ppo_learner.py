@@ -14,6 +14,7 @@ from torch import Tensor
 from data.chat import encode_documents
 from data.collate import pack
 from data.rows import Item, TextRow, read_jsonl
+from pipeline import critic
 from pipeline.actor_critic import ActorCritic
 from pipeline.checkpoint import load_state, save_state
 from pipeline.episodes import Rewards, load_rewards, read_prompts
@@ -197,6 +198,16 @@ def publish(learner: Learner, name: str = "model") -> None:
         start: Any = LanguageModel.load(learner.run.inputs["policy"], device=learner.device).model
         policy = learner.trunk.merge_into(start, POLICY)
     publish_model(learner.run, policy, learner.tokenizer, name)
+
+
+def publish_critic(learner: Learner) -> None:
+    """Write the value function to `value/`; an adapter is merged into the weights it started from."""
+    trunk = learner.model.value_model
+    if learner.trunk is not None:
+        start: Any = LanguageModel.load(learner.run.inputs["policy"], device=learner.device).model
+        trunk = learner.trunk.merge_into(start, VALUE).base_model
+    with learner.run.publish(critic.FOLDER) as folder:
+        critic.save_critic(folder, learner.model.value_head, trunk)
 
 
 def keep_peak(learner: Learner, step: int, gold: float) -> None:

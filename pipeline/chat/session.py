@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
@@ -38,6 +38,9 @@ class Sampling(Settings):
     top_k: int = Field(0, ge=0, description="Number of most likely tokens that are kept; 0 keeps all.")
     max_new_tokens: int = Field(MAX_NEW_TOKENS, ge=1, le=100_000, description="Longest answer, in tokens.")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Seed of the answers' random streams.")
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
+        (), max_length=4, description="Texts that end an answer and are not part of it."
+    )
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ def speak(
 def _speak(
     voice: Voice, request: Request, sampling: Sampling, stream_key: int, cancelled: Callable[[], bool]
 ) -> Events:
-    text, drawn, stopped = _text_stream(voice), list[tuple[int, float]](), False
+    draft, stopped = Draft(voice, request, sampling), False
     tokens = voice.stream(
         request.prompt,
         key=stream_key,
@@ -180,16 +183,60 @@ def _speak(
         top_p=sampling.top_p,
     )
     with closing(tokens):  # whoever goes away: the model stops at once
-        while not text.stopped and not (stopped := cancelled()):
+        while not draft.stopped and not (stopped := cancelled()):
             step = next(tokens, None)
             if step is None:
                 break
-            drawn.append(step)
-            if piece := text.push(step[0]):
+            if piece := draft.push(*step):
                 yield Piece(voice.name, piece)
-    if piece := text.finish():
+    if piece := draft.finish():
         yield Piece(voice.name, piece)
-    yield _finished(voice, request, drawn, text, cancelled=stopped)
+    yield draft.answer(cancelled=stopped)
+
+
+class Draft:
+    """An answer in the making: tokens go in as they are drawn, and text comes out."""
+
+    def __init__(self, voice: Voice, request: Request, sampling: Sampling) -> None:
+        """Begin with nothing drawn."""
+        self.voice, self.request = voice, request
+        stops = [*([PLAIN_STOP] if voice.plain else []), *sampling.stop]
+        self._text = TextStream(voice.decode, stops, strip_start=voice.plain)
+        self._drawn: list[tuple[int, float]] = []
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string is complete; nothing more is to be drawn."""
+        return self._text.stopped
+
+    def push(self, token: int, logprob: float) -> str:
+        """Add a token; returns the text that is certain now, perhaps none."""
+        self._drawn.append((token, logprob))
+        return self._text.push(token)
+
+    def finish(self) -> str:
+        """Return the text that was held back: there is no further token."""
+        return self._text.finish()
+
+    def answer(self, *, cancelled: bool = False) -> Answer:
+        """The finished answer."""
+        reason: Reason = "length"
+        if cancelled:
+            reason = "cancelled"
+        elif self.stopped:
+            reason = "stop"
+        elif self._drawn and self._drawn[-1][0] in self.voice.end_ids:
+            reason = "end"
+        return Answer(
+            name=self.voice.name,
+            text=self._text.text,
+            tokens=tuple(token for token, _ in self._drawn),
+            logprobs=tuple(logprob for _, logprob in self._drawn),
+            reason=reason,
+            prompt=self.request.prompt,
+            num_dropped=self.request.num_dropped,
+            limit=self.request.limit,
+        )
 
 
 def answer_all(
@@ -210,39 +257,14 @@ def answer_all(
             stop=PLAIN_STOP if voice.plain else None,
         )
         for row, completion in zip(rows, completions, strict=True):
-            text = _text_stream(voice)
-            for token in completion.tokens:
-                text.push(token)
-            text.finish()
-            drawn = list(zip(completion.tokens, completion.logprobs, strict=True))
-            answers[row] = _finished(voice, requests[row], drawn, text, cancelled=False)
+            draft = Draft(voice, requests[row], sampling)
+            for drawn in zip(completion.tokens, completion.logprobs, strict=True):
+                draft.push(*drawn)
+                if draft.stopped:
+                    break
+            draft.finish()
+            answers[row] = draft.answer()
     return [answers[row] for row in range(len(requests))]
-
-
-def _text_stream(voice: Voice) -> TextStream:
-    return TextStream(voice.decode, [PLAIN_STOP] if voice.plain else [], strip_start=voice.plain)
-
-
-def _finished(
-    voice: Voice, request: Request, drawn: Sequence[tuple[int, float]], text: TextStream, *, cancelled: bool
-) -> Answer:
-    reason: Reason = "length"
-    if cancelled:
-        reason = "cancelled"
-    elif text.stopped:
-        reason = "stop"
-    elif drawn and drawn[-1][0] in voice.end_ids:
-        reason = "end"
-    return Answer(
-        name=voice.name,
-        text=text.text,
-        tokens=tuple(token for token, _ in drawn),
-        logprobs=tuple(logprob for _, logprob in drawn),
-        reason=reason,
-        prompt=request.prompt,
-        num_dropped=request.num_dropped,
-        limit=request.limit,
-    )
 
 
 def answer_key(messages: Sequence[Message], seed: int, attempt: int = 0) -> int:

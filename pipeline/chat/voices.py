@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.language_model import Completion, LanguageModel
+    from pipeline.live_batch import LiveBatch
 
 RUNS = Path("runs")
 BASE = "base"  # what the model of the pretraining stage is called beside the tuned ones
@@ -34,8 +35,9 @@ class Voice:
     """One model under the name of its stage, reduced to what talking needs.
 
     `plain` models are asked in the plain question format, as a text to continue. `stream` yields tokens with
-    their log-probabilities; `logits` maps token ids to logits (time, vocabulary). `context` is the longest
-    prompt and completion together, in tokens.
+    their log-probabilities, and `new_batch` decodes many completions together; `logits` maps token ids to logits
+    (time, vocabulary), and `values`, where the stage has a value function, to the value before each token.
+    `context` is the longest prompt and completion together, in tokens.
     """
 
     name: str
@@ -44,9 +46,11 @@ class Voice:
     stream: Callable[..., Generator[tuple[int, float], None, None]]
     generate: Callable[..., list[Completion]]
     logits: Callable[[Sequence[int]], Tensor]
+    new_batch: Callable[[], LiveBatch]
     context: int
     end_ids: frozenset[int]
     plain: bool = False
+    values: Callable[[Sequence[int]], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,10 +107,12 @@ def open_run(run: str | Path) -> Voices:
 
     @cache
     def load(stage: str) -> Voice:
+        from pipeline.critic import load_critic
         from pipeline.language_model import LanguageModel
 
         model = LanguageModel.load(folders[stage], device=_device())
-        return voice_of(stage, model, plain=stage == BASE)
+        voice = voice_of(stage, model, plain=stage == BASE)
+        return replace(voice, values=load_critic(folders[stage], model.model))
 
     return Voices(name, tuple(folders), load)
 
@@ -123,6 +129,7 @@ def voice_of(name: str, model: LanguageModel, *, plain: bool = False) -> Voice:
         stream=cast(Any, model.stream),  # a generator: it can be closed
         generate=model.generate,
         logits=partial(_logits, model),
+        new_batch=partial(_new_batch, model),
         context=getattr(config, "max_position_embeddings", None) or UNLIMITED,
         end_ids=frozenset(model.end_ids),
         plain=plain,
@@ -189,6 +196,12 @@ def _logits(model: LanguageModel, tokens: Sequence[int]) -> Tensor:
         ids = torch.tensor([list(tokens)], device=model.model.device)
         logits: Tensor = model.model(input_ids=ids).logits[0].float().cpu()
         return logits
+
+
+def _new_batch(model: LanguageModel) -> LiveBatch:
+    from pipeline.live_batch import LiveBatch
+
+    return LiveBatch(model.model, stop_ids=model.end_ids, pad_id=model.pad_id)
 
 
 def _device() -> str:

@@ -164,7 +164,8 @@ def cost(config: Config, context: CostContext) -> Cost:
         parameters=parameters,
         # Weights, gradients and two moments of policy and critic; the reference and what judges.
         memory_bytes=16 * trained + 4 * (parameters + judging) + half,
-        disk_bytes=4 * parameters + 2 * 12 * trained,  # the model, and two checkpoints
+        # The model, its critic where that has a transformer of its own, and two checkpoints.
+        disk_bytes=4 * parameters * (1 if config.value_model == "head" else 2) + 2 * 12 * trained,
         # Sampling (a decoding step takes about three times its operations' worth of time), scores, old and
         # reference log-probabilities with values, and the updates.
         flops=float(sampled) * (3 * 2 * parameters + 2 * judging)
@@ -228,5 +229,6 @@ def run(config: Config, run: StageRun) -> None:
             run.log(step, **batch.measured, **updated)
             progress.advance(config.batch_size, score=batch.measured["score"], kl=kl)
 
-    # 8. The chat model.
+    # 8. The chat model, and what it expected of itself.
     ppo_learner.publish(learner)
+    ppo_learner.publish_critic(learner)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.chat.voices import Voice, Voices
+from pipeline.live_batch import Drawn
 
 END, ROLE = 256, 257
 
@@ -50,9 +51,37 @@ def make_voice():
                     tokens = tokens[: tokens.index(ord(stop)) + 1]
                 yield SimpleNamespace(tokens=tokens, logprobs=[-0.5] * len(tokens))
 
-        return Voice(name, encode, decode, stream, generate, _logits, context, frozenset([END]), plain)
+        def new_batch():
+            return FakeBatch(policy)
+
+        return Voice(
+            name, encode, decode, stream, generate, _logits, new_batch, context, frozenset([END]), plain
+        )
 
     return make
+
+
+class FakeBatch:
+    """Completions of a policy that are drawn together, a token of each at a step."""
+
+    def __init__(self, policy):
+        self.policy, self.live = policy, {}
+
+    def __len__(self):
+        return len(self.live)
+
+    def join(self, wanted):
+        prompt = bytes(token for token in wanted.prompt if token < 256).decode()
+        tokens = [*self.policy(prompt or " ", wanted.key), END][: wanted.max_new_tokens]
+        self.live[wanted.name] = list(tokens)
+
+    def leave(self, names):
+        self.live = {name: tokens for name, tokens in self.live.items() if name not in names}
+
+    def step(self):
+        drawn = [Drawn(name, tokens.pop(0), -0.5, not tokens) for name, tokens in self.live.items()]
+        self.leave([one.name for one in drawn if one.last])
+        return drawn
 
 
 def _logits(tokens):

@@ -44,7 +44,7 @@ def test_json_keeps_the_exact_text_in_plain_ascii(opened, capsys):
     assert record["run"] == "quickstart"
     assert record["stages"] == ["base", "sft", "ppo"]
     assert record["sampling"] == {
-        "temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 64, "seed": 3,
+        "temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 64, "seed": 3, "stop": [],
     }  # fmt: skip
     (row,) = record["prompts"]
     assert row["prompt"] == "Wh\x9bo?"

@@ -1,0 +1,218 @@
+"""One thread that draws all answers: requests wait in a bounded queue and share the batch of their model.
+
+Only this thread computes, so that requests never fight for the cores. A request joins the batch at the next token
+(see `pipeline.live_batch`), and whoever goes away leaves it at the next. What is bounded: answers that are drawn
+at once, requests that wait, and, by its limit of tokens, what an answer can grow to while nobody reads it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from pipeline.chat.session import Answer, Draft, Piece, Request, Sampling
+from pipeline.chat.voices import Voice
+
+if TYPE_CHECKING:
+    from pipeline.live_batch import LiveBatch
+
+T = TypeVar("T")
+MAX_ROWS = 32  # answers drawn at once
+MAX_WAITING = 64  # requests that wait for their turn
+MAX_JOBS = 64  # other computations that wait
+
+
+class Busy(Exception):
+    """The queue is full, or the engine is closing."""
+
+
+class Ticket:
+    """A request on its way: `events` fills with pieces of text and ends with the Answer, or with an exception."""
+
+    def __init__(
+        self, voice: Voice, request: Request, sampling: Sampling, stream_key: int, wake: Callable[[], None]
+    ) -> None:
+        """Take what is asked; `wake` is called from the engine's thread when there are new events."""
+        self.voice, self.request, self.sampling, self.key = voice, request, sampling, stream_key
+        self.draft = Draft(voice, request, sampling)
+        self.events: deque[Piece | Answer | Exception] = deque()
+        self.wake = wake
+        self.cancelled = False
+        self.over = False
+
+    def cancel(self) -> None:
+        """Stop drawing at the next token; what was drawn until then is the answer."""
+        self.cancelled = True
+
+    def push(self, token: int, logprob: float, *, last: bool) -> None:
+        """Add a drawn token."""
+        self._say(self.draft.push(token, logprob))
+        if last or self.draft.stopped:
+            self.finish()
+
+    def finish(self) -> None:
+        """End the answer with what there is."""
+        self._say(self.draft.finish())
+        self._end(self.draft.answer(cancelled=self.cancelled and not self.draft.stopped))
+
+    def fail(self, error: Exception) -> None:
+        """End without an answer."""
+        self._end(error)
+
+    def _say(self, text: str) -> None:
+        if text:
+            self.events.append(Piece(self.voice.name, text))
+
+    def _end(self, event: Answer | Exception) -> None:
+        self.events.append(event)
+        self.over = True
+
+
+class Engine:
+    """Draws the answers of all who ask, in one thread."""
+
+    def __init__(self, *, max_rows: int = MAX_ROWS, max_waiting: int = MAX_WAITING) -> None:
+        """Start the thread; `close` ends it."""
+        self._max_rows, self._max_waiting = max_rows, max_waiting
+        self._waiting: deque[Ticket] = deque()
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._live: dict[str, tuple[LiveBatch, list[Ticket]]] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, ticket: Ticket) -> Ticket:
+        """Queue a request.
+
+        Raises:
+            Busy: too many wait already.
+        """
+        with self._changed:
+            self._waiting = deque(waiting for waiting in self._waiting if not waiting.cancelled)
+            if self._closed or len(self._waiting) >= self._max_waiting:
+                raise Busy(f"{len(self._waiting)} requests are waiting already; try again in a moment")
+            self._waiting.append(ticket)
+            self._changed.notify()
+        return ticket
+
+    def run(self, work: Callable[[], T]) -> Future[T]:
+        """Compute something else between two tokens.
+
+        Raises:
+            Busy: too much waits already.
+        """
+        future: Future[T] = Future()
+
+        def job() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(work())
+            except Exception as error:
+                future.set_exception(error)
+
+        with self._changed:
+            if self._closed or len(self._jobs) >= MAX_JOBS:
+                raise Busy(f"{len(self._jobs)} computations are waiting already; try again in a moment")
+            self._jobs.append(job)
+            self._changed.notify()
+        return future
+
+    def close(self) -> None:
+        """Stop drawing; answers under way end as cancelled."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    # --- the thread ----------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while self._admit():
+            if self._jobs:
+                self._jobs.popleft()()
+            for name in list(self._live):
+                self._step(name)
+        for _, tickets in self._live.values():
+            for ticket in tickets:
+                ticket.cancel()
+                self._finish(ticket)
+
+    def _admit(self) -> bool:
+        """Wait until there is something to do, and let requests join; False when the engine closes."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._waiting or self._jobs or self._live)
+            num_live = sum(len(tickets) for _, tickets in self._live.values())
+            admitted = [
+                self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_rows - num_live))
+            ]
+            if self._closed:
+                admitted += self._waiting
+                self._waiting.clear()
+        for ticket in admitted:
+            self._join(ticket)
+        return not self._closed
+
+    def _join(self, ticket: Ticket) -> None:
+        from pipeline.live_batch import Wanted
+
+        if ticket.cancelled:
+            return self._finish(ticket)
+        voice, sampling = ticket.voice, ticket.sampling
+        try:
+            batch, tickets = self._live.get(voice.name) or (voice.new_batch(), [])
+            batch.join(
+                Wanted(
+                    ticket,
+                    voice.encode(ticket.request.prompt),
+                    ticket.key,
+                    ticket.request.limit,
+                    sampling.temperature,
+                    sampling.top_k,
+                    sampling.top_p,
+                )
+            )
+        except Exception as error:
+            ticket.fail(error)
+            return self._tell(ticket)
+        tickets.append(ticket)
+        self._live[voice.name] = (batch, tickets)
+        return None
+
+    def _step(self, name: str) -> None:
+        """A token for every answer of a model; whoever is over or has gone leaves."""
+        batch, tickets = self._live[name]
+        for ticket in tickets:
+            if ticket.cancelled and not ticket.over:
+                ticket.finish()
+        batch.leave([ticket for ticket in tickets if ticket.over])
+        try:
+            for drawn in batch.step():
+                drawn.name.push(drawn.token, drawn.logprob, last=drawn.last)
+        except Exception as error:  # a fault of the model: its answers end, the others go on
+            for ticket in tickets:
+                if not ticket.over:
+                    ticket.fail(error)
+        batch.leave([ticket for ticket in tickets if ticket.over])
+        for ticket in tickets:
+            self._tell(ticket)
+        going_on = [ticket for ticket in tickets if not ticket.over]
+        if going_on:
+            self._live[name] = (batch, going_on)
+        else:
+            del self._live[name]
+
+    def _finish(self, ticket: Ticket) -> None:
+        if not ticket.over:
+            ticket.finish()
+        self._tell(ticket)
+
+    def _tell(self, ticket: Ticket) -> None:
+        if ticket.events:
+            with suppress(RuntimeError):  # the loop of whoever asked has gone
+                ticket.wake()
