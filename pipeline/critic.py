@@ -29,9 +29,7 @@ def save_critic(folder: Path, head: nn.Linear, trunk: Any = None) -> None:
             trunk.save_pretrained(folder / TRUNK)
 
 
-def load_critic(
-    folder: Path, policy: Any
-) -> Callable[[Sequence[int]], Float[Tensor, " time"]] | None:
+def load_critic(folder: Path, policy: Any) -> Callable[[Sequence[int]], Float[Tensor, " time"]] | None:
     """Read the critic of a stage: a function of token ids to the value before each of them; None without one.
 
     Args:

@@ -36,9 +36,11 @@ class TextStream:
         return "" if self.stopped else self._advance(whole=True)
 
     def _advance(self, *, whole: bool) -> str:
-        text, self.stopped = cut_at_stop(self._decode(self._tokens), self._stops)
-        if not whole and not self.stopped:
+        text = self._decode(self._tokens)
+        if not whole:  # a half character reads as U+FFFD, which a stop string may hold
             text = text[: len(text) - half_character(text)]
+        text, self.stopped = cut_at_stop(text, self._stops)
+        if not whole and not self.stopped:
             text = text[: len(text) - stop_prefix(text, self._stops)]
         if self._strip:
             text = text.lstrip()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -60,10 +60,15 @@ class Voices:
     run: str
     names: tuple[str, ...]
     load: Callable[[str], Voice]
+    folder: Path = Path()
+    loaded: dict[str, Voice] = field(default_factory=dict)
 
     def pick(self, name: str) -> Voice:
         """Load a voice; InputError with the names there are."""
-        return self.load(self.check(name))
+        name = self.check(name)
+        if name not in self.loaded:
+            self.loaded[name] = self.load(name)
+        return self.loaded[name]
 
     def check(self, name: str) -> str:
         """Return the name by which a stage goes here (`pretrain` goes by `base`); InputError otherwise."""
@@ -105,16 +110,20 @@ def open_run(run: str | Path) -> Voices:
     folders = talking_stages(folder)
     name = folder.resolve().name
 
-    @cache
+    models: list[Any] = []
+
     def load(stage: str) -> Voice:
         from pipeline.critic import load_critic
         from pipeline.language_model import LanguageModel
+        from pipeline.shared_weights import share_equal
 
         model = LanguageModel.load(folders[stage], device=_device())
+        share_equal(model.model, models)
+        models.append(model.model)
         voice = voice_of(stage, model, plain=stage == BASE)
         return replace(voice, values=load_critic(folders[stage], model.model))
 
-    return Voices(name, tuple(folders), load)
+    return Voices(name, tuple(folders), load, folder)
 
 
 def voice_of(name: str, model: LanguageModel, *, plain: bool = False) -> Voice:

@@ -100,9 +100,7 @@ class Ballot:
         before = self._counted
         self._count(row)
         after = self._counted
-        return Cast(
-            after.duplicates > before.duplicates, after.contradictions > before.contradictions, after
-        )
+        return Cast(after.duplicates > before.duplicates, after.contradictions > before.contradictions, after)
 
     def _rows(self) -> Iterator[PreferenceRow]:
         path = self.folder / VOTES

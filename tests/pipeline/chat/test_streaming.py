@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.chat.streaming import TextStream, cut_at_stop
@@ -61,6 +61,7 @@ def test_nothing_shown_is_taken_back_where_a_tokenizer_rewrites_its_last_charact
 
 
 @given(st.text(max_size=40), st.lists(st.text(min_size=1, max_size=4), max_size=3))
+@example("\x80", ["\ufffd"])  # half of a character reads as that stop
 def test_the_pieces_are_the_text_before_the_first_stop(text, stops):
     stream = TextStream(decode, stops)
     assert "".join(pieces(stream, text.encode())) == stream.text == cut_at_stop(text, stops)[0]

@@ -1,0 +1,146 @@
+"""What a server of a run holds, and the answers that it draws for whoever asks: no HTTP here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from data.errors import InputError
+from data.rows import Message
+from pipeline.chat import session
+from pipeline.chat.engine import Engine, Ticket
+from pipeline.chat.insight import Rewards, rewards_of
+from pipeline.chat.known import Known, known_of
+from pipeline.chat.session import Answer, Piece, Request, Sampling
+from pipeline.chat.voices import Voice, Voices, open_run
+from pipeline.chat.votes import Ballot
+
+T = TypeVar("T")
+SHOWN = ("base", "sft", "ppo")  # side by side where a run has them
+MOST_SHOWN = 4
+REFERENCE = "sft"  # what PPO's KL is measured from
+
+
+@dataclass
+class Service:
+    """A run that talks: its voices, what it knows, its votes, and the engine that draws."""
+
+    folder: Path
+    voices: Voices
+    known: Known
+    rewards: Rewards
+    ballot: Ballot
+    engine: Engine = field(default_factory=Engine)
+
+    @property
+    def shown(self) -> list[str]:
+        """The stages that a page shows first."""
+        names = [name for name in SHOWN if name in self.voices.names]
+        return names if len(names) > 1 else list(self.voices.names[:MOST_SHOWN])
+
+    @property
+    def reference(self) -> str:
+        """The stage that KL is measured from where nothing else is asked for."""
+        return REFERENCE if REFERENCE in self.voices.names else self.voices.names[0]
+
+    @property
+    def report(self) -> Path | None:
+        """The run's report, if it is there."""
+        path = self.folder / "report.html"
+        return path if path.is_file() else None
+
+    async def voice(self, name: str, *, plain_base: bool = True) -> Voice:
+        """Load a voice, between two tokens of whatever is being drawn.
+
+        Raises:
+            InputError: the run has no such stage, or its model cannot be loaded.
+            Busy: too much waits.
+        """
+        name = self.voices.check(name)
+        loaded = self.voices.loaded.get(name) or await self.compute(lambda: self.voices.pick(name))
+        return replace(loaded, plain=loaded.plain and plain_base)
+
+    async def compute(self, work: Callable[[], T]) -> T:
+        """Compute something in the engine's thread."""
+        return await asyncio.wrap_future(self.engine.run(work))
+
+    async def answer(
+        self, voice: Voice, messages: Sequence[Message], sampling: Sampling, *, attempt: int = 0
+    ) -> AsyncIterator[Piece | Answer]:
+        """Answer a conversation, as `session.speak` does; leaving the loop early stops the model.
+
+        Raises:
+            InputError: the conversation cannot be answered.
+            Busy: too many wait.
+        """
+        request = await asyncio.to_thread(session.prepare, voice, messages, sampling)
+        stream_key = session.answer_key(messages, sampling.seed, attempt)
+        async with aclosing(self.draw(voice, request, sampling, stream_key)) as events:
+            async for event in events:
+                yield event
+
+    async def draw(
+        self, voice: Voice, request: Request, sampling: Sampling, stream_key: int
+    ) -> AsyncIterator[Piece | Answer]:
+        """Draw what was prepared."""
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        ticket = Ticket(voice, request, sampling, stream_key, lambda: loop.call_soon_threadsafe(ready.set))
+        self.engine.submit(ticket)
+        try:
+            while True:
+                await ready.wait()
+                ready.clear()
+                while ticket.events:
+                    event = ticket.events.popleft()
+                    if isinstance(event, Exception):
+                        raise event
+                    yield event
+                    if isinstance(event, Answer):
+                        return
+        finally:
+            ticket.cancel()
+
+    def close(self) -> None:
+        """Stop drawing."""
+        self.engine.close()
+
+
+def open_service(run: str | Path, *, stages: Sequence[str] | None = None) -> Service:
+    """Open a run (or a model) for serving, and load the voices that are shown first.
+
+    `stages` limits what is served, to save memory.
+
+    Raises:
+        InputError: there is no such run, stage or model, or its votes are malformed.
+    """
+    voices = open_run(run)
+    if stages is not None:
+        voices = replace(voices, names=tuple(voices.check_all(list(stages))))
+    folder = voices.folder
+    ballot = Ballot(folder)
+    service = Service(folder, voices, known_of(folder), rewards_of(folder), ballot)
+    try:
+        for name in service.shown:
+            voices.pick(name)
+    except BaseException:
+        service.close()
+        raise
+    return service
+
+
+def conversation_of(record: Any) -> session.Conversation:
+    """Read a conversation that a page sends; its last turn is the one that is asked.
+
+    Raises:
+        InputError: it is malformed, empty, or a text of the user is blank.
+    """
+    conversation = session.from_dict(record)
+    if not conversation.turns:
+        raise InputError("the conversation has no turn; say something first")
+    for place, turn in enumerate(conversation.turns):
+        session.check_text(turn.user, f"turns[{place}].user")
+    return conversation
