@@ -243,6 +243,31 @@ def chat(
 
 
 @app.command()
+def serve(
+    run: RunArgument,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8365,
+    host: Annotated[
+        str, typer.Option("--host", help="Address; on any but this machine's own a token is asked for.")
+    ] = "127.0.0.1",
+    stages: Annotated[
+        str | None, typer.Option("--stages", help="Stages to serve, separated by commas; all by default.")
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token", envvar="FLEDGE_TOKEN", help="Token that requests must carry.", show_default=False
+        ),
+    ] = None,
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """Serve a run: a page with its stages side by side, votes, and an OpenAI-compatible API."""
+    from pipeline.chat.server import serve as serve_run
+
+    _quiet_libraries()
+    serve_run(_model_or_run(runs_dir, run), host=host, port=port, token=token, stages=_split(stages))
+
+
+@app.command()
 def evaluate(
     model: Annotated[list[str], typer.Argument(help="Runs, stage folders, or Hugging Face folders or ids.")],
     suite: Annotated[

@@ -1,7 +1,7 @@
 """A trained value function on the disk: `value/` beside the policy that it judged.
 
-It holds the value head, and for a critic with a transformer of its own that one, too; a head without one reads the
-states of the policy. A value is the expected return from there on: score less the KL penalty still to come.
+It holds the value head and, where the critic has one of its own, its transformer; else the head reads the states
+of the policy. A value is the expected return from there on: score less the KL penalty still to come.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ ADAPTED = ".base_layer"  # what adapters add to the name of a weight that they l
 
 
 def share_equal(model: nn.Module, others: Iterable[nn.Module]) -> int:
-    """Let a model use the parameters of others wherever they are equal bit by bit; returns how many bytes that saves.
+    """Let a model use the parameters of others where they are equal bit by bit; returns the bytes it saves.
 
     For models that are only read: whoever changes a shared weight changes it for all.
     """

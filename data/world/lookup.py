@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from data.rows import Item, Message
@@ -41,7 +42,7 @@ def question_item(world: World, messages: Sequence[Message]) -> Item | None:
 def people_in(world: World, text: str) -> list[Person]:
     """The people of the world whom a text names by first and last name, in the world's order."""
     words = lexicon.WORD.findall(text)
-    named = {f"{first} {last}" for first, last in zip(words, words[1:], strict=False)}
+    named = {f"{first} {last}" for first, last in itertools.pairwise(words)}
     return [person for person in world.people if person.name in named]
 
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.chat.session import Answer, Draft, Piece, Request, Sampling
 from pipeline.chat.voices import Voice
@@ -193,7 +193,8 @@ class Engine:
         batch.leave([ticket for ticket in tickets if ticket.over])
         try:
             for drawn in batch.step():
-                drawn.name.push(drawn.token, drawn.logprob, last=drawn.last)
+                whose: Any = drawn.name
+                whose.push(drawn.token, drawn.logprob, last=drawn.last)
         except Exception as error:  # a fault of the model: its answers end, the others go on
             for ticket in tickets:
                 if not ticket.over:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from data.errors import InputError
-from data.rows import Message
 from pipeline.chat import session
-from pipeline.chat.engine import Engine, Ticket
+from pipeline.chat.engine import Engine
 from pipeline.chat.insight import Rewards, rewards_of
 from pipeline.chat.known import Known, known_of
-from pipeline.chat.session import Answer, Piece, Request, Sampling
+from pipeline.chat.session import Request, Sampling
+from pipeline.chat.streams import Stream
 from pipeline.chat.voices import Voice, Voices, open_run
 from pipeline.chat.votes import Ballot
 
@@ -61,48 +60,30 @@ class Service:
             Busy: too much waits.
         """
         name = self.voices.check(name)
-        loaded = self.voices.loaded.get(name) or await self.compute(lambda: self.voices.pick(name))
+        loaded = self.voices.loaded.get(name)
+        if loaded is None:
+            loaded = await self.compute(lambda: self.voices.pick(name))
         return replace(loaded, plain=loaded.plain and plain_base)
 
     async def compute(self, work: Callable[[], T]) -> T:
         """Compute something in the engine's thread."""
         return await asyncio.wrap_future(self.engine.run(work))
 
-    async def answer(
-        self, voice: Voice, messages: Sequence[Message], sampling: Sampling, *, attempt: int = 0
-    ) -> AsyncIterator[Piece | Answer]:
-        """Answer a conversation, as `session.speak` does; leaving the loop early stops the model.
+    def start_all(self, wanted: Sequence[tuple[Voice, Request, Sampling, int]]) -> list[Stream]:
+        """Queue several answers, all or none: voice, prepared request, sampling and key of each.
 
         Raises:
-            InputError: the conversation cannot be answered.
             Busy: too many wait.
         """
-        request = await asyncio.to_thread(session.prepare, voice, messages, sampling)
-        stream_key = session.answer_key(messages, sampling.seed, attempt)
-        async with aclosing(self.draw(voice, request, sampling, stream_key)) as events:
-            async for event in events:
-                yield event
-
-    async def draw(
-        self, voice: Voice, request: Request, sampling: Sampling, stream_key: int
-    ) -> AsyncIterator[Piece | Answer]:
-        """Draw what was prepared."""
-        loop, ready = asyncio.get_running_loop(), asyncio.Event()
-        ticket = Ticket(voice, request, sampling, stream_key, lambda: loop.call_soon_threadsafe(ready.set))
-        self.engine.submit(ticket)
+        started: list[Stream] = []
         try:
-            while True:
-                await ready.wait()
-                ready.clear()
-                while ticket.events:
-                    event = ticket.events.popleft()
-                    if isinstance(event, Exception):
-                        raise event
-                    yield event
-                    if isinstance(event, Answer):
-                        return
-        finally:
-            ticket.cancel()
+            for one in wanted:
+                started.append(Stream(self.engine, *one))
+        except BaseException:
+            for stream in started:
+                stream.cancel()
+            raise
+        return started
 
     def close(self) -> None:
         """Stop drawing."""

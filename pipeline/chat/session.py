@@ -7,6 +7,7 @@ is being answered: terminal, comparison, page and API all come through here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -140,6 +141,11 @@ def check_text(text: str, what: str) -> str:
     """Refuse a text that is blank or holds lone surrogates (bytes that were no UTF-8)."""
     if not text.strip():
         raise InputError(f"{what} is empty; give some text")
+    return check_characters(text, what)
+
+
+def check_characters(text: str, what: str) -> str:
+    """Refuse lone surrogates."""
     for place, character in enumerate(text):
         if "\ud800" <= character <= "\udfff":
             raise InputError(f"{what} is not valid UTF-8 at character {place}; give UTF-8 text")
@@ -267,10 +273,35 @@ def answer_all(
     return [answers[row] for row in range(len(requests))]
 
 
+def answer_of(voice: Voice, request: Request, sampling: Sampling, tokens: Sequence[int]) -> Answer:
+    """The answer that these tokens are, whoever drew them; their log-probabilities as drawn are not known (NaN).
+
+    Raises:
+        InputError: a token that the model does not have, or more of them than there was room for.
+    """
+    unknown = [token for token in tokens if not 0 <= token < voice.vocab_size]
+    if unknown or len(tokens) > request.limit:
+        what = f"token {unknown[0]}" if unknown else f"{len(tokens)} tokens"
+        raise InputError(
+            f"{what} cannot be of an answer of {voice.name}, which has {voice.vocab_size} tokens and had room "
+            f"for {request.limit}; send the tokens that were drawn, with the same conversation and sampling"
+        )
+    draft = Draft(voice, request, sampling)
+    for token in tokens:
+        draft.push(token, math.nan)
+    draft.finish()
+    return draft.answer()
+
+
 def answer_key(messages: Sequence[Message], seed: int, attempt: int = 0) -> int:
     """Key of an answer's random stream: what was asked, not what was answered, so equal for all models."""
     asked = [f"{turn['role']}:{turn['content']}" for turn in messages if turn["role"] != "assistant"]
     return key("answer", seed, attempt, *asked)
+
+
+def text_key(text: str, seed: int, attempt: int = 0) -> int:
+    """Key of the random stream of a text's continuation."""
+    return key("continuation", seed, attempt, text)
 
 
 # --- the prompt and its room -------------------------------------------------------------------------------
@@ -311,6 +342,21 @@ def prepare(voice: Voice, messages: Sequence[Message], sampling: Sampling) -> Re
             f"is {voice.context}, of which the answer needs 1 or more; shorten the message or the system text"
         )
     return Request(prompt, low, min(sampling.max_new_tokens, voice.context - num_tokens))
+
+
+def prepare_text(voice: Voice, text: str, sampling: Sampling) -> Request:
+    """Fit a text that is to be continued into the context of a model; nothing of it is left out.
+
+    Raises:
+        InputError: it leaves no room.
+    """
+    num_tokens = len(voice.encode(text))
+    if num_tokens >= voice.context:
+        raise InputError(
+            f"the text is too long for {voice.name}: {num_tokens} tokens, and its context is {voice.context}, of "
+            "which the completion needs 1 or more; shorten it"
+        )
+    return Request(text, 0, min(sampling.max_new_tokens, voice.context - num_tokens))
 
 
 def plain_text(messages: Sequence[Message]) -> str:

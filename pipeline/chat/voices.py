@@ -50,6 +50,7 @@ class Voice:
     context: int
     end_ids: frozenset[int]
     plain: bool = False
+    vocab_size: int = UNLIMITED
     values: Callable[[Sequence[int]], Tensor] | None = None
 
 
@@ -142,6 +143,7 @@ def voice_of(name: str, model: LanguageModel, *, plain: bool = False) -> Voice:
         context=getattr(config, "max_position_embeddings", None) or UNLIMITED,
         end_ids=frozenset(model.end_ids),
         plain=plain,
+        vocab_size=config.vocab_size,
     )
 
 

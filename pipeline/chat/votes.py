@@ -2,7 +2,7 @@
 
 `votes.jsonl` in the run's folder holds a row for every vote for one side, in the format of preference rows; a tie
 and "both bad" prefer nothing and go to `votes_undecided.jsonl`. A vote is on the disk when it is acknowledged: it
-is appended under a lock and synced. What a crash tore off at the end of a file was never acknowledged, and is cut.
+is appended under a lock and synced. A torn line at the end of a file was never acknowledged, and is cut.
 """
 
 from __future__ import annotations
