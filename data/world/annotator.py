@@ -6,6 +6,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from data.rows import Item, PreferenceRow
 from data.world import lexicon
@@ -25,9 +26,10 @@ LEAST_GAP = 0.05
 # another reason.
 CONTENT_WEIGHT, MANNER_WEIGHT, MIXED_WEIGHT, MALFORMED_WEIGHT = 4.0, 2.0, 1.0, 2.0
 MANNERS = frozenset({"wordy", "rude", "repeated"})
-# Beside the drawn pairs, so many for each story that differ in the end alone: whether it is the one that was
-# wished for shows in two places of the text; few pairs teach a reward model to like one end whatever the wish.
-PAIRS_ON_THE_END = 1
+# Beside the drawn pairs, so many for each story that differ in the end alone, and so many in the gender alone.
+# What these are about shows in a few words of a long text; few pairs teach a reward model to like one end
+# whatever the wish, and with many more of one than of the other it learns that one alone.
+PAIRS_ON_STORIES = 2
 
 
 def variants(
@@ -86,9 +88,9 @@ def pairs(
     """Draw pairs of candidates that gold tells apart, better first, a share `noise` of them flipped.
 
     Pairs of different outcomes are drawn more often than pairs that differ in manner; no pair twice. Stories
-    for which an end was wished add pairs on it (`PAIRS_ON_THE_END`). `kind`
-    names the noise-free contrast with the item's group ("right_over_abstain/often"); the noise-free order is
-    that of `chosen_gold` and `rejected_gold`.
+    add pairs on the gender and, where one was wished for, on the end (`PAIRS_ON_STORIES`). `kind` names the
+    noise-free contrast with the item's group ("right_over_abstain/often"); the noise-free order is that of
+    `chosen_gold` and `rejected_gold`.
 
     Args:
         item: the prompt with its truth.
@@ -108,7 +110,7 @@ def pairs(
         (better, worse, contrast(judged[better], judged[worse], (texts[better], texts[worse])))
         for better, worse in _draw(contrasts, judged, texts, rng, pairs_per_prompt)
     ]
-    named += [(*pair, "right_end_over_wrong_end") for pair in _on_the_end(item, rng)]
+    named += _on_stories(item, rng)
     return [
         _row(f"{item.id}/{place}", item, better, worse, kind, flipped=rng.random() < noise)
         for place, (better, worse, kind) in enumerate(named)
@@ -129,19 +131,23 @@ def _row(identity: str, item: Item, better: str, worse: str, kind: str, *, flipp
     )
 
 
-def _on_the_end(item: Item, rng: random.Random) -> list[tuple[str, str]]:
-    """Pairs of neutral stories with the same draws: with the end that was wished for, and with the other."""
-    if item.task != "stories" or not item.truth["end"]:
+def _on_stories(item: Item, rng: random.Random) -> list[tuple[str, str, str]]:
+    """Pairs of stories with the same draws that differ in one thing: the end, or the gender that is shown."""
+    if item.task != "stories":
         return []
-    other = item.truth | {"end": stories.OTHER_END[item.truth["end"]]}
-    pairs = []
-    for _ in range(PAIRS_ON_THE_END):
-        draws = rng.random()
-        right, wrong = (
-            stories.answer(truth, "neutral", random.Random(draws)) for truth in (item.truth, other)
-        )
-        pairs.append((right, wrong))
-    return pairs
+    found = []
+    other_end = item.truth | {"end": stories.OTHER_END.get(item.truth["end"])}
+    for _ in range(PAIRS_ON_STORIES):
+        draws, shown = rng.random(), rng.choice(("stereotyped", "counter"))
+
+        def written(kind: str, truth: dict[str, Any] = item.truth, draws: float = draws) -> str:
+            return stories.answer(truth, kind, random.Random(draws))
+
+        neutral = written("neutral")
+        found.append((neutral, written(shown), f"neutral_over_{shown}"))
+        if item.truth["end"]:
+            found.append((neutral, written("neutral", other_end), "right_end_over_wrong_end"))
+    return found
 
 
 def contrast(better: Judgement, worse: Judgement, kinds: tuple[str, str]) -> str:

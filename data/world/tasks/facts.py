@@ -102,14 +102,20 @@ STEMS: dict[str, tuple[str, ...]] = {
 }
 ABSTENTION = "unknown to me"
 
+# Polite beginnings occur with towns, so that the held-out wordings on people are new without being strange: where
+# no chat began so, one model in four lost the thread at "I would like to know".
+_POLITE = ("I would like to know the {key} of {n}.", "Can you tell me the {key} of {n}?")
 TOWN_QUESTIONS: dict[str, tuple[str, ...]] = {
-    "country": ("In which country is {n}?", "What is the country of {n}?", "Tell me the country of {n}."),
-    "river": ("Which river flows through {n}?", "What is the river of {n}?", "Tell me the river of {n}."),
-    "speciality": (
-        "What is {n} known for?",
-        "What is the speciality of {n}?",
-        "Tell me the speciality of {n}.",
-    ),
+    key: (*wordings, *(polite.replace("{key}", key) for polite in _POLITE))
+    for key, wordings in {
+        "country": ("In which country is {n}?", "What is the country of {n}?", "Tell me the country of {n}."),
+        "river": ("Which river flows through {n}?", "What is the river of {n}?", "Tell me the river of {n}."),
+        "speciality": (
+            "What is {n} known for?",
+            "What is the speciality of {n}?",
+            "Tell me the speciality of {n}.",
+        ),
+    }.items()
 }
 TOWN_HELD_OUT: dict[str, tuple[str, ...]] = {
     "country": ("Which country is {n} in?",),

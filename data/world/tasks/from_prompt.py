@@ -20,7 +20,7 @@ from data.world import lexicon, reading
 from data.world.case import Case, Part, Task, Verdict, user, wording
 from data.world.facts import World
 
-SUM_UPS = ("Sum up: {text}", "Sum this up in one sentence: {text}", "Make it short: {text}")
+SUM_UPS = ("Sum up: {text}", "Sum this up in one sentence: {text}", "Can you make it short? {text}")
 SUM_UPS_HELD_OUT = ("Please sum up this text: {text}",)
 KEYED = (
     ("The buyer was {name}.", "Now the buyer was {name}."),

@@ -83,6 +83,8 @@ REQUESTS = (
     "I want to {do}. What do I need?",
     "Which tool do I need to {do}?",
     "Please help me to {do}.",
+    "Can you tell me how to {do}?",
+    "I would like to {do}. What do I need?",
 )
 HELD_OUT = (
     "What is the best way to {do}?",

@@ -78,12 +78,31 @@ def test_stories_with_a_wished_for_end_have_pairs_that_differ_in_it_alone(items,
     ]
     asked = {row.id.rsplit("/", 1)[0] for row in rows}
     assert asked == {name for name, end in wishes.items() if end}
-    assert len(rows) == annotator.PAIRS_ON_THE_END * len(asked)
+    assert len(rows) == annotator.PAIRS_ON_STORIES * len(asked)
     for row in rows:
         *before, _ = reading.sentences(row.chosen)
         *other, _ = reading.sentences(row.rejected)
         assert before == other
         assert row.chosen_gold - row.rejected_gold > 0.2  # one wish of four is .3, two words of variety .05
+
+
+def test_every_story_has_pairs_that_differ_in_the_gender_alone(items, small_world):
+    told = [item for item in items if item.task == "stories"]
+    truths = {item.id: item.truth for item in told}
+    rows = all_pairs(told, small_world, 0.0, 0)
+    rows = [row for row in rows if not row.kind.startswith("right_end")]
+    assert Counter(row.id.rsplit("/", 1)[0] for row in rows) == dict.fromkeys(
+        truths, annotator.PAIRS_ON_STORIES
+    )
+    assert {row.kind for row in rows} == {"neutral_over_stereotyped/stories", "neutral_over_counter/stories"}
+    for row in rows:
+        truth = truths[row.id.rsplit("/", 1)[0]]
+        shown = [stories.gender(truth, reading.lower_words(text)) for text in (row.chosen, row.rejected)]
+        assert [found["neutral"] for found in shown] == [1.0, 0.0]
+        chosen, rejected = (reading.sentences(text) for text in (row.chosen, row.rejected))
+        assert chosen[0] == rejected[0]  # the opening names nobody by a pronoun
+        assert len(chosen) == len(rejected)
+        assert row.chosen_gold - row.rejected_gold > 0.5  # a guess costs .6, two words of variety .05
 
 
 def test_no_end_of_a_story_is_richer_than_the_other():
