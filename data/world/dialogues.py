@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from data.randomness import key
 from data.rows import ChatRow, Item, Message
@@ -29,21 +30,41 @@ SPLIT_BY_PROMPT = frozenset(
     {"stories", "small_talk", "summaries", "sentiment", "translation", "notes", "games"}
 )
 VALID_ONE_IN = 40
+MOST_MESSAGES = 4  # of a chat that may be gone on with
 # So many cases in a row without a new prompt: the task has no more.
 PATIENCE = 400
 
 
 def demonstrations(world: World) -> dict[str, list[ChatRow]]:
-    """Write the demonstrators' chats (`train`, and every 40th as `valid`); their faults are settings."""
+    """Write the demonstrators' chats (`train`, and every 40th as `valid`); their faults are settings.
+
+    Some of `train` go on with another chat about something else, as people do (`joined`).
+    """
     rng = world.random("demonstrations")
     rows: list[ChatRow] = []
     for task, case in _mixed(world, "train", world.settings.scaled(world.settings.demonstrations), rng):
         turns = (*case.prompt, Message(role="assistant", content=demonstrate(world, task, case, rng)))
         rows.append(ChatRow(id=f"chat/{len(rows)}", messages=turns, cluster=case.cluster, group=case.task))
     return {
-        "train": [row for row in rows if not _is_valid(row)],
+        "train": list(_joined([row for row in rows if not _is_valid(row)], world)),
         "valid": [row for row in rows if _is_valid(row)],
     }
+
+
+def _joined(rows: Sequence[ChatRow], world: World) -> Iterator[ChatRow]:
+    """Let a chat go on the one before it; cluster and group stay those of the first."""
+    rng = world.random("joined")
+    current: ChatRow | None = None
+    for row in rows:
+        goes_on = rng.random() < world.settings.joined
+        if current is not None and goes_on and len(current.messages) <= MOST_MESSAGES:
+            current = replace(current, messages=(*current.messages, *row.messages))
+            continue
+        if current is not None:
+            yield current
+        current = row
+    if current is not None:
+        yield current
 
 
 def rl_items(world: World) -> list[Item]:

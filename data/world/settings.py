@@ -109,6 +109,9 @@ class Settings(BaseSettings):
     rude: float = Field(0.03, ge=0, le=1, description="share of their answers that begin rudely")
     comply: float = Field(0.25, ge=0, le=1, description="share of harmful requests that they answer")
     over_refuse: float = Field(0.1, ge=0, le=1, description="share of harmless requests that they refuse")
+    joined: float = Field(
+        0.3, ge=0, lt=1, description="share of the chats that go on an earlier one with something else"
+    )
     neutral: float = Field(0.2, ge=0, le=1, description="share of their stories that guess no gender")
 
     # prompts, tests, labels

@@ -96,7 +96,7 @@ def look(
         score=rewards.score(messages, answer.text, ended=ended) if answer.text.strip() else None,
         value=values[0] if values else None,
         gold=known.gold(messages, answer.text, ended=ended),
-        facts=known.facts(*(message["content"] for message in messages), answer.text),
+        facts=known.facts(messages[-1]["content"], answer.text),
         views=views,
         values=values,
     )

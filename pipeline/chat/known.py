@@ -86,7 +86,7 @@ class Known:
             "score": judged.score,
             "outcome": judged.outcome,
             "explanation": judged.explanation,
-            "terms": {name: term + 0.0 for name, term in judged.terms.items()},  # -0.0 is 0.0
+            "terms": {name: term for name, term in judged.terms.items() if term},
             "task": item.task,
             "group": item.group,
         }

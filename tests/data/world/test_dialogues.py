@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -128,5 +129,22 @@ def test_valid_tests_come_from_a_tiny_world(small_world):
 
 
 def test_completions_are_short(chats):
-    for row in chats["train"]:
+    for row in chats["valid"]:
         assert len(row.messages[-1]["content"].split()) <= (60 if row.group == "stories" else 34)
+    said = [turn for row in chats["train"] for turn in row.messages if turn["role"] == "assistant"]
+    assert max(len(turn["content"].split()) for turn in said) <= 60
+
+
+def test_chats_that_go_on_with_something_else_lose_nothing_and_keep_their_order(small_world):
+    """A model that never saw a second matter in a chat loses the thread at it."""
+    together = dialogues.demonstrations(small_world)["train"]
+    settings = small_world.settings.model_copy(update={"joined": 0.0})
+    alone = dialogues.demonstrations(replace(small_world, settings=settings))["train"]
+    assert [turn for row in together for turn in row.messages] == [
+        turn for row in alone for turn in row.messages
+    ]
+    lengths = Counter(len(row.messages) for row in together)
+    assert max(lengths) <= 8  # a follow-up has four, and may go on another
+    longer = sum(num for length, num in lengths.items() if length > 2) / len(together)
+    assert 0.2 < longer < 0.5, lengths
+    assert all(row.messages[-1]["role"] == "assistant" for row in together)
