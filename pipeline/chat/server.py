@@ -10,6 +10,7 @@ import hmac
 import ipaddress
 import secrets
 import socket
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from pipeline.chat.api_schema import openapi
 from pipeline.chat.engine import Busy
 from pipeline.chat.requests import RETRY_SECONDS, Refused, error_response
 from pipeline.chat.service import Service, open_service
+from pipeline.chat.streams import Gone
 
 PAGE = Path(__file__).with_name("page")
 LOOPBACK = "127.0.0.1"
@@ -104,8 +106,13 @@ def make_app(service: Service, access: Access) -> ASGIApp:
                 return error_response(Refused(400, str(error)))
             except Busy as busy:
                 return error_response(Refused(429, str(busy), {"Retry-After": str(RETRY_SECONDS)}))
+            except Gone:
+                return Response(status_code=499)  # as web servers write it into their logs
             except OSError as error:
                 return error_response(Refused(507, f"nothing was kept: {error.strerror or error}"))
+            except Exception as error:  # a fault of ours or of the model: told here, and the server goes on
+                traceback.print_exc()
+                return error_response(Refused(500, f"the server failed: {type(error).__name__}: {error}"))
 
         return endpoint
 
@@ -218,7 +225,7 @@ def serve(
     Raises:
         InputError: no such run or stage, or the address cannot be had; before any model is loaded.
     """
-    sock = _listen(host, port)
+    sock = listen(host, port)
     try:
         loopback = _is_loopback(host)
         if not loopback and token is None:
@@ -245,7 +252,8 @@ def serve(
         sock.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Bind an address; InputError where it cannot be had."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -14,6 +13,10 @@ from starlette.types import Receive, Scope, Send
 from pipeline.chat.engine import Engine, Ticket
 from pipeline.chat.session import Answer, Piece, Request, Sampling
 from pipeline.chat.voices import Voice
+
+
+class Gone(Exception):
+    """The client went away; nobody reads an answer."""
 
 
 class Stream:
@@ -90,7 +93,7 @@ async def merged(streams: Sequence[Stream]) -> AsyncIterator[tuple[int, Piece | 
 
 
 async def collect(request: HttpRequest, streams: Sequence[Stream]) -> list[Answer]:
-    """Wait for whole answers; where the client goes away first, they are stopped and CancelledError is raised."""
+    """Wait for whole answers; where the client goes away first, they are stopped and Gone is raised."""
     everything = asyncio.gather(*(stream.answer() for stream in streams))
     gone = asyncio.create_task(_disconnected(request))
     waiting: list[asyncio.Future[Any]] = [everything, gone]
@@ -98,14 +101,13 @@ async def collect(request: HttpRequest, streams: Sequence[Stream]) -> list[Answe
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if everything.done():
             return everything.result()
-        raise asyncio.CancelledError("the client has gone")
+        raise Gone("the client has gone")
     finally:
-        gone.cancel()
-        everything.cancel()
-        with suppress(asyncio.CancelledError):
-            await gone
         for stream in streams:
             stream.cancel()
+        for future in waiting:
+            future.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def _disconnected(request: HttpRequest) -> None:

@@ -139,3 +139,61 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def terminal():
     return Terminal()
+
+
+@pytest.fixture
+def make_service(make_voice, tmp_path):
+    """A factory of services over voices with the policies given by name; all are closed at the end."""
+    from pipeline.chat.engine import Engine
+    from pipeline.chat.insight import Rewards
+    from pipeline.chat.known import Known
+    from pipeline.chat.service import Service
+    from pipeline.chat.votes import Ballot
+
+    made = []
+
+    def make(voices=None, *, folder=tmp_path, known=None, **limits):
+        if voices is None:
+            voices = [make_voice("base", plain=True), make_voice("sft"), make_voice("ppo")]
+        by_name = {voice.name: voice for voice in voices}
+        held = Voices("quickstart", tuple(by_name), by_name.__getitem__, folder)
+        known = Known(()) if known is None else known
+        service = Service(folder, held, known, Rewards(None), Ballot(folder), Engine(**limits))
+        made.append(service)
+        return service
+
+    yield make
+    for service in made:
+        service.close()
+
+
+@pytest.fixture
+def serving():
+    """A function that serves a service on a free port of this machine, and gives its address."""
+    import threading
+    import time
+
+    import uvicorn
+
+    from pipeline.chat.server import Access, listen, make_app
+
+    started = []
+
+    def start(service, *, access=None):
+        sock = listen("127.0.0.1", 0)
+        app = make_app(service, Access(loopback=True, token=None) if access is None else access)
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1, lifespan="off")
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.005)
+        started.append((server, thread, sock))
+        return f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+    yield start
+    for server, thread, sock in started:
+        server.should_exit = True
+        thread.join(10)
+        sock.close()
