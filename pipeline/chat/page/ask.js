@@ -61,9 +61,8 @@ async function answer(app, turn, takeBack) {
 
 /** Read a reply into the turn; what had arrived of an answer when it was stopped stays. */
 async function follow(app, turn, view, signal) {
-  const { state } = app;
   const body = {
-    stages: turn.stages, conversation: states.toWire(state, turn, true), sampling: turn.sampling,
+    stages: turn.stages, conversation: states.toWire(app.state, turn), sampling: turn.sampling,
     attempt: turn.attempt, plain_base: turn.plain,
   };
   const texts = new Map(turn.stages.map((stage) => [stage, ""]));

@@ -304,21 +304,20 @@ def test_a_vote_on_two_is_one_vote_and_is_given_once(opened, fake):
     assert page.evaluate("document.activeElement.className") == "votes soft"
 
 
-@pytest.mark.parametrize(
-    ("button", "expected"),
-    [
-        ("sft is best", [("base", "sft", "right"), ("sft", "ppo", "left")]),
-        ("All alike", [("base", "sft", "tie"), ("base", "ppo", "tie"), ("sft", "ppo", "tie")]),
-        ("All bad", [(*pair, "both_bad") for pair in (("base", "sft"), ("base", "ppo"), ("sft", "ppo"))]),
-    ],
-)
-def test_a_vote_on_three_is_one_for_each_pair_that_was_judged(opened, fake, button, expected):
+def test_a_vote_on_three_is_one_for_each_pair_that_was_judged(opened, fake):
     page = opened()
-    send(page, "one")
-    page.click(f"text={button}")
-    page.wait_for_selector("text=Saved")
-    votes = fake.bodies("/api/votes")
-    assert [(vote["left"], vote["right"], vote["verdict"]) for vote in votes] == expected
+    pairs = [("base", "sft"), ("base", "ppo"), ("sft", "ppo")]
+    for button, expected in {
+        "sft is best": [("base", "sft", "right"), ("sft", "ppo", "left")],
+        "All alike": [(*pair, "tie") for pair in pairs],
+        "All bad": [(*pair, "both_bad") for pair in pairs],
+    }.items():
+        fake.posted.clear()
+        send(page, "one")
+        page.click(f"text={button}")
+        page.wait_for_selector(".turn:last-child >> text=Saved")
+        votes = fake.bodies("/api/votes")
+        assert [(vote["left"], vote["right"], vote["verdict"]) for vote in votes] == expected
 
 
 def test_blind_columns_tell_nothing_until_the_vote(opened, fake):
@@ -345,11 +344,11 @@ def test_blind_columns_are_shuffled(opened, fake):
     page = opened()
     page.check("#blind")
     send(page, "one")
-    for _ in range(19):
+    for _ in range(9):
         page.click("#regenerate")
         page.wait_for_selector("#send:not([hidden])")
     orders = {tuple(body["stages"]) for body in fake.bodies("/api/reply")}
-    assert len(orders) > 2  # of six; two or fewer in 20 draws: 15 in 3 ** 20
+    assert len(orders) > 1  # of six; a single one in ten draws: once in 6 ** 9
 
 
 def test_names_shown_before_the_vote_make_it_no_blind_one(opened, fake):
@@ -385,22 +384,18 @@ def test_reload_keeps_conversation_and_settings(opened):
     assert page.said == []
 
 
-@pytest.mark.parametrize(
-    "kept",
-    [
-        "{",
-        "null",
-        '{"turns": 3}',
-        '{"system": "", "shown": [], "sampling": {}, "turns": [{"user": 3}]}',
-        '{"system": "", "shown": [], "sampling": {}, "turns": [{"user": "a", "stages": ["b"],'
-        ' "answers": {"b": {"text": "c", "tokens": [1], "insight": {"gold": {"score": "x"}}}}}]}',
-    ],
-)
-def test_a_corrupted_storage_is_dropped_silently(opened, kept):
+def test_a_corrupted_storage_is_dropped_silently(opened):
     page = opened()
-    page.evaluate("kept => localStorage.setItem('fledge:run:quickstart', kept)", kept)
-    page.reload()
-    page.wait_for_selector(".suggestion")
+    turns = (
+        '{"user": 3}',
+        '{"user": "a", "stages": ["b"], "answers": {"b": {"text": 4}}}',
+        '{"user": "a", "stages": ["b"], "answers": {"b": {"text": "c", "insight": {"gold": {"score": "x"}}}}}',
+    )
+    states = [f'{{"system": "", "shown": [], "sampling": {{}}, "turns": [{turn}]}}' for turn in turns]
+    for kept in ("{", "null", '{"turns": 3}', *states):
+        page.evaluate("kept => localStorage.setItem('fledge:run:quickstart', kept)", kept)
+        page.reload()
+        page.wait_for_selector(".suggestion")
     send(page, "one")
     assert texts(page)["sft"] == ANSWERS["sft"]
     assert page.said == []
@@ -471,18 +466,14 @@ def test_markup_and_control_characters_of_a_model_are_text(opened):
     assert page.said == []
 
 
-def test_markup_of_the_user_and_of_an_error_is_text(opened):
+def test_markup_of_the_user_is_text(opened):
     page = opened()
     send(page, "<img src=y onerror=alert(1)>")
     assert page.inner_text(".question") == "<img src=y onerror=alert(1)>"
-    send(page, "break")
-    assert page.inner_text("#error") == "the model <b>broke</b>"
-    assert page.locator("main :is(img, b img)").count() == 0
 
 
-@pytest.mark.parametrize("window", WINDOWS)
-def test_nothing_is_asked_of_others_and_nothing_is_said(opened, fake, window):
-    page = opened(window)
+def test_nothing_is_asked_of_others_and_nothing_is_said(opened, fake):
+    page = opened()
     send(page, "one")
     page.wait_for_selector("article:last-child .gold")
     assert [url for url in page.asked if not url.startswith((fake.address, "data:"))] == []
@@ -510,41 +501,34 @@ def test_no_text_of_others_can_become_markup():
 # --- errors ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("message", "words"),
-    [
-        ("busy", "The server is busy: Two replies are under way. Try again in a moment."),
-        ("break", "the model <b>broke</b>"),
-        ("cut", "The server ended before all answers were there. Try again."),
-    ],
-)
-def test_an_error_is_told_and_the_message_kept(opened, message, words):
+def test_an_error_is_told_and_the_message_kept(opened):
     page = opened()
     send(page, "one")
-    send(page, message)
-    page.wait_for_selector("#error:not([hidden])")
-    assert page.inner_text("#error") == words
-    assert page.input_value("#message") == message
-    assert page.locator(".turn").count() == 1
+    for message, words in {
+        "busy": "The server is busy: Two replies are under way. Try again in a moment.",
+        "break": "the model <b>broke</b>",
+        "cut": "The server ended before all answers were there. Try again.",
+    }.items():
+        send(page, message)
+        page.wait_for_selector("#error:not([hidden])")
+        assert page.inner_text("#error") == words
+        assert page.input_value("#message") == message
+        assert page.locator(".turn").count() == 1
+    assert page.locator("main b b").count() == 0
     send(page, "two")
     assert page.is_hidden("#error")
 
 
-def test_a_server_that_is_gone_is_told(opened):
+def test_a_server_that_is_gone_is_told_and_what_was_there_stays(opened):
     page = opened()
-    page.route("**/api/reply", lambda route: route.abort())
     send(page, "one")
+    page.route("**/api/reply", lambda route: route.abort())
+    send(page, "two")
     page.wait_for_selector("#error:not([hidden])")
     assert page.inner_text("#error") == "The server does not answer. Is fledge serve still running?"
-    assert page.input_value("#message") == "one"
-
-
-def test_a_failed_regenerate_leaves_the_answers(opened):
-    page = opened()
-    send(page, "one")
-    page.route("**/api/reply", lambda route: route.abort())
+    assert page.input_value("#message") == "two"
     page.click("#regenerate")
-    page.wait_for_selector("#error:not([hidden])")
+    page.wait_for_selector("#send:not([hidden])")
     assert texts(page)["sft"] == ANSWERS["sft"]
 
 
