@@ -48,6 +48,7 @@ export function makeLog(app, { ask, voted }) {
   function drop(turn) {
     views.get(turn).element.remove();
     views.delete(turn);
+    if (!views.size) log.append(welcome(app.info, ask));
   }
 
   function draw() {
