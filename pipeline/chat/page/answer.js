@@ -5,8 +5,7 @@ import { isHidden, labelOf, toWire } from "./state.js";
 import { count, isNumber, make, marked, number, signed } from "./text.js";
 import { hideTip, tokenView } from "./tokens.js";
 
-const GOOD = ["right"];
-const NEUTRAL = ["abstain", "abstained"];
+const NEUTRAL = ["abstain", "partial"]; // neither praised nor blamed; any other outcome is as good as its score
 
 /** The card of one column: {element, add(piece), draw()}; `draw` once the answer or its numbers changed. */
 export function answerCard(app, turn, place) {
@@ -76,7 +75,7 @@ function numbers({ tokens, insight }) {
   if (!insight) return row(found);
   if (insight.error) return [...row(found), make("p", { class: "soft" }, marked(`No more numbers: ${insight.error}`))];
   if (isNumber(insight.logprob)) say("log-prob", number(insight.logprob), "nats, mean over the tokens");
-  if (isNumber(insight.kl)) say(`KL to ${insight.reference}`, number(insight.kl), "nats");
+  if (isNumber(insight.kl)) say(`KL to ${insight.reference}`, number(insight.kl), "nats, summed over the tokens");
   if (isNumber(insight.score)) say("reward", signed(insight.score), "score of the learned reward model");
   if (isNumber(insight.value)) say("value", signed(insight.value), "what the critic expected");
   return [...(insight.gold ? [gold(insight.gold)] : []), ...row(found)];
@@ -88,7 +87,7 @@ function row(found) {
 
 function gold({ score, outcome, explanation, terms }) {
   const said = Object.entries(terms ?? {}).map(([name, value]) => `${name} ${signed(value)}`);
-  const kind = GOOD.includes(outcome) ? "good" : NEUTRAL.includes(outcome) ? "none" : "bad";
+  const kind = NEUTRAL.includes(outcome) ? "none" : score > 0 ? "good" : "bad";
   return make(
     "p",
     { class: "gold", dir: "auto" },

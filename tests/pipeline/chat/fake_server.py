@@ -58,7 +58,8 @@ RUN = {
 GOLD = {
     "base": {"score": -1.0, "outcome": "wrong", "explanation": "home is Larkfield", "terms": {"truth": -1.0}},
     "sft": {"score": 1.0, "outcome": "right", "explanation": "", "terms": {"truth": 1.0}},
-    "ppo": {"score": 0.2, "outcome": "abstain", "explanation": "", "terms": {"truth": 0.0}},
+    "ppo": {"score": 0.2, "outcome": "abstain", "explanation": "", "terms": {"abstention": 0.0}},
+    "dpo": {"score": -1.0, "outcome": "refused", "explanation": "does no harm", "terms": {"refusal": -1.0}},
 }
 
 

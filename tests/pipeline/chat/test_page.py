@@ -216,6 +216,17 @@ def test_numbers_stand_below_an_answer_and_what_is_null_does_not(opened):
     assert page.locator(".facts li").count() == 1  # three answers touch it
 
 
+def test_an_outcome_is_as_good_as_its_score(opened):
+    page = opened()
+    page.check("#stages input[value=dpo]")
+    send(page, "one")
+    page.wait_for_selector("article:last-child .gold")
+    tags = page.locator(".gold .tag")
+    classes = {tag.inner_text(): tag.get_attribute("class") for tag in tags.all()}
+    # A refusal of what does no harm is no good one.
+    assert classes == {"wrong": "tag bad", "right": "tag good", "abstain": "tag none", "refused": "tag bad"}
+
+
 def test_without_numbers_the_answer_stays_with_a_note(opened):
     page = opened()
     send(page, "no numbers")
