@@ -63,7 +63,8 @@ function notes({ reason, num_dropped: dropped, limit }) {
   const found = [];
   if (reason === "cancelled") found.push("stopped");
   if (reason === "length") found.push(`cut off after ${count(limit, "token")}`);
-  if (dropped) found.push(dropped === 1 ? "the oldest turn was left out" : `the oldest ${dropped} turns were left out`);
+  if (dropped === 1) found.push("the oldest turn was left out");
+  if (dropped > 1) found.push(`the oldest ${dropped} turns were left out`);
   return found.length ? [make("p", { class: "note" }, found.join("; "))] : [];
 }
 
@@ -73,7 +74,9 @@ function numbers({ tokens, insight }) {
     found.push(make("span", { class: "figure", title: unit }, `${name} `, make("b", {}, value)));
   if (tokens?.length) say("tokens", String(tokens.length), "tokens drawn, with the end of the text");
   if (!insight) return row(found);
-  if (insight.error) return [...row(found), make("p", { class: "soft" }, marked(`No more numbers: ${insight.error}`))];
+  if (insight.error) {
+    return [...row(found), make("p", { class: "soft" }, marked(`No more numbers: ${insight.error}`))];
+  }
   if (isNumber(insight.logprob)) say("log-prob", number(insight.logprob), "nats, mean over the tokens");
   if (isNumber(insight.kl)) say(`KL to ${insight.reference}`, number(insight.kl), "nats, summed over the tokens");
   if (isNumber(insight.score)) say("reward", signed(insight.score), "score of the learned reward model");
@@ -86,7 +89,8 @@ function row(found) {
 }
 
 function gold({ score, outcome, explanation, terms }) {
-  const said = Object.entries(terms ?? {}).map(([name, value]) => `${name} ${signed(value)}`);
+  const parts = Object.entries(terms ?? {}).map(([name, value]) => `${name} ${signed(value)}`);
+  const why = [parts.length ? ` (${parts.join(", ")})` : "", explanation].filter(Boolean).join("; ");
   const kind = NEUTRAL.includes(outcome) ? "none" : score > 0 ? "good" : "bad";
   return make(
     "p",
@@ -94,7 +98,7 @@ function gold({ score, outcome, explanation, terms }) {
     outcome ? make("span", { class: `tag ${kind}` }, marked(outcome)) : null,
     outcome ? " " : null,
     make("span", { title: "the exact reward, which no model has seen" }, "gold ", make("b", {}, signed(score))),
-    make("span", { class: "soft" }, marked([said.length ? ` (${said.join(", ")})` : "", explanation].filter(Boolean).join("; "))),
+    make("span", { class: "soft" }, marked(why)),
   );
 }
 
