@@ -5,7 +5,7 @@ import { isHidden, labelOf, toWire } from "./state.js";
 import { count, isNumber, make, marked, number, signed } from "./text.js";
 import { hideTip, tokenView } from "./tokens.js";
 
-const NEUTRAL = ["abstain", "partial"]; // neither praised nor blamed; any other outcome is as good as its score
+const NEUTRAL = ["abstain", "partial"]; // any other outcome is as good as its score
 
 /** The card of one column: {element, add(piece), draw()}; `draw` once the answer or its numbers changed. */
 export function answerCard(app, turn, place) {
@@ -13,8 +13,10 @@ export function answerCard(app, turn, place) {
   const label = labelOf(turn, place);
   const body = make("div", { class: "said", dir: "auto" });
   const known = make("div", { class: "known" });
-  const button = make("button", { type: "button", class: "quiet small", hidden: true, click: toggle }, "Tokens");
+  const button = make("button", { type: "button", class: "quiet small", hidden: true }, "Tokens");
   let opened = false;
+
+  button.addEventListener("click", toggle);
 
   async function toggle() {
     opened = !opened;
@@ -78,7 +80,7 @@ function numbers({ tokens, insight }) {
     return [...row(found), make("p", { class: "soft" }, marked(`No more numbers: ${insight.error}`))];
   }
   if (isNumber(insight.logprob)) say("log-prob", number(insight.logprob), "nats, mean over the tokens");
-  if (isNumber(insight.kl)) say(`KL to ${insight.reference}`, number(insight.kl), "nats, summed over the tokens");
+  if (isNumber(insight.kl)) say(`KL to ${insight.reference}`, number(insight.kl), "nats, sum over the tokens");
   if (isNumber(insight.score)) say("reward", signed(insight.score), "score of the learned reward model");
   if (isNumber(insight.value)) say("value", signed(insight.value), "what the critic expected");
   return [...(insight.gold ? [gold(insight.gold)] : []), ...row(found)];
@@ -97,7 +99,7 @@ function gold({ score, outcome, explanation, terms }) {
     { class: "gold", dir: "auto" },
     outcome ? make("span", { class: `tag ${kind}` }, marked(outcome)) : null,
     outcome ? " " : null,
-    make("span", { title: "the exact reward, which no model has seen" }, "gold ", make("b", {}, signed(score))),
+    make("span", { title: "the exact reward, seen by no model" }, "gold ", make("b", {}, signed(score))),
     make("span", { class: "soft" }, marked(why)),
   );
 }

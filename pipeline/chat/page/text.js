@@ -29,7 +29,8 @@ export function marked(text) {
   const nodes = document.createDocumentFragment();
   let end = 0;
   for (const { 0: character, index } of text.matchAll(UNSEEN)) {
-    const mark = make("span", { class: "mark", title: codeOf(character) }, BIDI[character] ?? codeOf(character));
+    const code = codeOf(character);
+    const mark = make("span", { class: "mark", title: code }, BIDI[character] ?? code);
     nodes.append(text.slice(end, index), mark);
     end = index + character.length;
   }

@@ -98,7 +98,8 @@ function showTip(element, view, reference) {
 function alternative({ text, logprob }) {
   const bar = make("span", { class: "bar", "aria-hidden": "true" });
   bar.style.width = `${4 * Math.exp(logprob)}rem`;
-  return make("p", { class: "alternative" }, make("code", {}, marked(shown(text))), bar, ` ${percent(logprob)}`);
+  const name = make("code", {}, marked(shown(text)));
+  return make("p", { class: "alternative" }, name, bar, ` ${percent(logprob)}`);
 }
 
 /** Hide the tooltip, of whatever token it is. */
