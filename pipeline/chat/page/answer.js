@@ -5,8 +5,7 @@ import { isHidden, labelOf, toWire } from "./state.js";
 import { count, isNumber, make, marked, number, signed } from "./text.js";
 import { hideTip, tokenView } from "./tokens.js";
 
-const GOOD = ["right"];
-const NEUTRAL = ["abstain", "abstained"];
+const NEUTRAL = ["abstain", "partial"]; // any other outcome is as good as its score
 
 /** The card of one column: {element, add(piece), draw()}; `draw` once the answer or its numbers changed. */
 export function answerCard(app, turn, place) {
@@ -14,8 +13,10 @@ export function answerCard(app, turn, place) {
   const label = labelOf(turn, place);
   const body = make("div", { class: "said", dir: "auto" });
   const known = make("div", { class: "known" });
-  const button = make("button", { type: "button", class: "quiet small", hidden: true, click: toggle }, "Tokens");
+  const button = make("button", { type: "button", class: "quiet small", hidden: true }, "Tokens");
   let opened = false;
+
+  button.addEventListener("click", toggle);
 
   async function toggle() {
     opened = !opened;
@@ -64,7 +65,8 @@ function notes({ reason, num_dropped: dropped, limit }) {
   const found = [];
   if (reason === "cancelled") found.push("stopped");
   if (reason === "length") found.push(`cut off after ${count(limit, "token")}`);
-  if (dropped) found.push(dropped === 1 ? "the oldest turn was left out" : `the oldest ${dropped} turns were left out`);
+  if (dropped === 1) found.push("the oldest turn was left out");
+  if (dropped > 1) found.push(`the oldest ${dropped} turns were left out`);
   return found.length ? [make("p", { class: "note" }, found.join("; "))] : [];
 }
 
@@ -74,9 +76,11 @@ function numbers({ tokens, insight }) {
     found.push(make("span", { class: "figure", title: unit }, `${name} `, make("b", {}, value)));
   if (tokens?.length) say("tokens", String(tokens.length), "tokens drawn, with the end of the text");
   if (!insight) return row(found);
-  if (insight.error) return [...row(found), make("p", { class: "soft" }, marked(`No more numbers: ${insight.error}`))];
+  if (insight.error) {
+    return [...row(found), make("p", { class: "soft" }, marked(`No more numbers: ${insight.error}`))];
+  }
   if (isNumber(insight.logprob)) say("log-prob", number(insight.logprob), "nats, mean over the tokens");
-  if (isNumber(insight.kl)) say(`KL to ${insight.reference}`, number(insight.kl), "nats");
+  if (isNumber(insight.kl)) say(`KL to ${insight.reference}`, number(insight.kl), "nats, sum over the tokens");
   if (isNumber(insight.score)) say("reward", signed(insight.score), "score of the learned reward model");
   if (isNumber(insight.value)) say("value", signed(insight.value), "what the critic expected");
   return [...(insight.gold ? [gold(insight.gold)] : []), ...row(found)];
@@ -87,15 +91,16 @@ function row(found) {
 }
 
 function gold({ score, outcome, explanation, terms }) {
-  const said = Object.entries(terms ?? {}).map(([name, value]) => `${name} ${signed(value)}`);
-  const kind = GOOD.includes(outcome) ? "good" : NEUTRAL.includes(outcome) ? "none" : "bad";
+  const parts = Object.entries(terms ?? {}).map(([name, value]) => `${name} ${signed(value)}`);
+  const why = [parts.length ? ` (${parts.join(", ")})` : "", explanation].filter(Boolean).join("; ");
+  const kind = NEUTRAL.includes(outcome) ? "none" : score > 0 ? "good" : "bad";
   return make(
     "p",
     { class: "gold", dir: "auto" },
     outcome ? make("span", { class: `tag ${kind}` }, marked(outcome)) : null,
     outcome ? " " : null,
-    make("span", { title: "the exact reward, which no model has seen" }, "gold ", make("b", {}, signed(score))),
-    make("span", { class: "soft" }, marked([said.length ? ` (${said.join(", ")})` : "", explanation].filter(Boolean).join("; "))),
+    make("span", { title: "the exact reward, seen by no model" }, "gold ", make("b", {}, signed(score))),
+    make("span", { class: "soft" }, marked(why)),
   );
 }
 

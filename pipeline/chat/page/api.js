@@ -60,7 +60,8 @@ async function ask(path, body, signal) {
   if (body) headers["Content-Type"] = "application/json";
   let response;
   try {
-    response = await fetch(path, { method: body ? "POST" : "GET", headers, body: JSON.stringify(body), signal });
+    const method = body ? "POST" : "GET";
+    response = await fetch(path, { method, headers, body: JSON.stringify(body), signal });
   } catch (error) {
     throw inWords(error);
   }

@@ -18,6 +18,7 @@ export async function send(app, text) {
   byId("message").value = "";
   await answer(app, turn, () => {
     app.state.turns.pop();
+    app.log.drop(turn);
     if (!byId("message").value) byId("message").value = text;
   });
 }
@@ -32,7 +33,11 @@ export async function regenerate(app) {
   const turn = { ...states.prepare({ ...before, stages }, app.state), attempt: before.attempt + 1 };
   app.state.turns.push(turn);
   app.log.drop(before);
-  await answer(app, turn, () => app.state.turns.splice(-1, 1, before));
+  await answer(app, turn, () => {
+    app.state.turns.splice(-1, 1, before);
+    app.log.drop(turn);
+    app.log.add(before).draw();
+  });
 }
 
 /** Let the last turn be answered; where that fails, `takeBack` restores what was before. */
@@ -46,7 +51,6 @@ async function answer(app, turn, takeBack) {
   } catch (error) {
     if (error.name !== "AbortError") {
       takeBack();
-      app.log.draw();
       report(error.message);
       return;
     }
@@ -61,9 +65,8 @@ async function answer(app, turn, takeBack) {
 
 /** Read a reply into the turn; what had arrived of an answer when it was stopped stays. */
 async function follow(app, turn, view, signal) {
-  const { state } = app;
   const body = {
-    stages: turn.stages, conversation: states.toWire(state, turn, true), sampling: turn.sampling,
+    stages: turn.stages, conversation: states.toWire(app.state, turn), sampling: turn.sampling,
     attempt: turn.attempt, plain_base: turn.plain,
   };
   const texts = new Map(turn.stages.map((stage) => [stage, ""]));

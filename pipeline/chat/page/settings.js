@@ -45,7 +45,8 @@ export function show({ state, info }) {
   byId("reference").value = state.reference;
   byId("blind").checked = state.blind;
   byId("system").value = state.system;
-  for (const box of document.getElementsByName("format")) box.checked = (box.value === "plain") === state.plain;
+  const format = state.plain ? "plain" : "chat";
+  for (const box of document.getElementsByName("format")) box.checked = box.value === format;
   for (const name of NUMBERS) byId(name).value = state.sampling[name];
   showStages(state);
   drawOnly(state, info);

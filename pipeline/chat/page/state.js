@@ -56,13 +56,12 @@ export function labelOf(turn, place) {
   return turn.blind ? "ABCD"[place] : turn.stages[place];
 }
 
-/** The conversation as the server takes it, up to a turn; `open` leaves that turn's answers out. */
-export function toWire(state, last = state.turns.at(-1), open = false) {
+/** The conversation as the server takes it, up to a turn. */
+export function toWire(state, last = state.turns.at(-1)) {
   const turns = state.turns.slice(0, state.turns.indexOf(last) + 1).map(({ user, answers }) => ({
     user,
     answers: Object.fromEntries(Object.entries(answers).map(([stage, answer]) => [stage, answer.text])),
   }));
-  if (open) turns.at(-1).answers = {};
   return { system: state.system, turns };
 }
 
@@ -110,7 +109,8 @@ export function remember(run, state) {
   }
 }
 
-/** The state of the last visit, or null; what does not fit the run is replaced by the defaults. */
+/** The state of the last visit, or null; settings that do not fit the run are replaced by the defaults. Its turns
+ * are as they were kept: who draws them is ready for an error. */
 export function recall(run, info) {
   try {
     const kept = JSON.parse(localStorage.getItem(keyOf(run)));
@@ -135,7 +135,7 @@ function checked(kept, info) {
   for (const name of Object.keys(state.sampling)) {
     if (Number.isFinite(kept.sampling[name])) state.sampling[name] = kept.sampling[name];
   }
-  if (typeof kept.system !== "string" || !kept.turns.every(isTurn)) throw new Error("not a state of this page");
+  if (typeof kept.system !== "string") throw new Error("not a state of this page");
   return {
     ...state,
     system: kept.system,
@@ -145,12 +145,4 @@ function checked(kept, info) {
     plain: kept.plain !== false,
     blind: kept.blind === true,
   };
-}
-
-function isTurn(turn) {
-  return (
-    typeof turn.user === "string" &&
-    turn.stages.every((stage) => typeof stage === "string") &&
-    Object.values(turn.answers).every((answer) => typeof answer.text === "string")
-  );
 }

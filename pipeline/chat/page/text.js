@@ -7,8 +7,11 @@ const BIDI = {
 
 // What cannot be seen but hides or reorders what is around it. Tab and line feed stay; so do the zero-width
 // joiners, which emoji and several scripts need.
-const UNSEEN =
-  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
+const UNSEEN = new RegExp(
+  "[\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u180e\\u200b\\u200e\\u200f" +
+    "\\u202a-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb]",
+  "g",
+);
 
 /** Make an element; a function among the attributes listens, null and false leave an attribute out. */
 export function make(tag, attributes = {}, ...children) {
@@ -26,15 +29,13 @@ export function marked(text) {
   const nodes = document.createDocumentFragment();
   let end = 0;
   for (const { 0: character, index } of text.matchAll(UNSEEN)) {
-    nodes.append(text.slice(end, index), make("span", { class: "mark", title: codeOf(character) }, nameOf(character)));
+    const code = codeOf(character);
+    const mark = make("span", { class: "mark", title: code }, BIDI[character] ?? code);
+    nodes.append(text.slice(end, index), mark);
     end = index + character.length;
   }
   nodes.append(text.slice(end));
   return nodes;
-}
-
-function nameOf(character) {
-  return BIDI[character] ?? codeOf(character);
 }
 
 function codeOf(character) {

@@ -6,7 +6,7 @@ import { isNumber, make, marked, number } from "./text.js";
 const SCALES = {
   logprob: { name: "log-prob", full: -5, low: "certain", high: "unlikely" },
   kl: { name: "KL", full: 2, low: "as the reference", high: "differs" },
-  value: { name: "value", full: 1, low: "bad", high: "good" },
+  value: { name: "value", full: -1, low: "good", high: "bad" },
 };
 const MOST = 70; // per cent of the colour in a token's ground: its text stays readable
 
@@ -98,7 +98,8 @@ function showTip(element, view, reference) {
 function alternative({ text, logprob }) {
   const bar = make("span", { class: "bar", "aria-hidden": "true" });
   bar.style.width = `${4 * Math.exp(logprob)}rem`;
-  return make("p", { class: "alternative" }, make("code", {}, marked(shown(text))), bar, ` ${percent(logprob)}`);
+  const name = make("code", {}, marked(shown(text)));
+  return make("p", { class: "alternative" }, name, bar, ` ${percent(logprob)}`);
 }
 
 /** Hide the tooltip, of whatever token it is. */

@@ -20,7 +20,7 @@ export function makeLog(app, { ask, voted }) {
     return Math.min(log.scrollHeight - log.clientHeight, question);
   }
 
-  /** Run something that makes the log longer; who reads the last turn is taken along, who scrolled away is not. */
+  /** Make the log longer; who reads the last turn is taken along, who scrolled away is not. */
   function follow(grow) {
     const near = Math.abs(log.scrollTop - target()) < NEAR;
     grow();
@@ -48,6 +48,7 @@ export function makeLog(app, { ask, voted }) {
   function drop(turn) {
     views.get(turn).element.remove();
     views.delete(turn);
+    if (!views.size) log.append(welcome(app.info, ask));
   }
 
   function draw() {
@@ -112,7 +113,7 @@ function welcome(info, ask) {
     "div",
     { class: "welcome" },
     make("h2", {}, "What did each stage of training change?"),
-    make("p", {}, "Ask all stages the same thing, with the same random numbers, and read their answers side by side."),
+    make("p", {}, "Ask all the same, with the same random numbers, and read their answers side by side."),
     make("div", { class: "suggestions" }, ...cards),
   );
 }

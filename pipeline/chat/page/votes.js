@@ -8,7 +8,8 @@ import { count, make, marked } from "./text.js";
 /** Whether a turn can be voted on: two or more finished answers under known settings, not voted on yet. */
 export function canVote(turn) {
   const finished = (stage) => !["cancelled", undefined].includes(turn.answers[stage]?.reason);
-  return turn.vote === null && turn.sampling !== undefined && turn.stages.length > 1 && turn.stages.every(finished);
+  const open = turn.vote === null && turn.sampling !== undefined;
+  return open && turn.stages.length > 1 && turn.stages.every(finished);
 }
 
 /** The buttons of a vote, or what came of it; `voted` is called once the vote is saved. */

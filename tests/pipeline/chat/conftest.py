@@ -2,6 +2,9 @@
 
 import io
 import json
+import runpy
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +13,13 @@ from pipeline.chat.voices import Voice, Voices
 from pipeline.live_batch import Drawn
 
 END, ROLE = 256, 257
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+WINDOWS = {
+    "light": ({"width": 1280, "height": 900}, "light"),
+    "dark": ({"width": 1280, "height": 900}, "dark"),
+    "phone": ({"width": 390, "height": 844}, "light"),
+}
+WAIT = 5000  # milliseconds; what is waited for comes within some hundred
 
 
 def encode(prompt):
@@ -197,3 +207,55 @@ def serving():
         server.should_exit = True
         thread.join(10)
         sock.close()
+
+
+# --- the page in a browser ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def running():
+    fake_server = runpy.run_path(str(Path(__file__).with_name("fake_server.py")))
+    with fake_server["Fake"]() as server:
+        yield server
+
+
+@pytest.fixture
+def fake(running):
+    running.posted.clear()
+    running.votes = 3
+    return running
+
+
+@pytest.fixture
+def opened(browser, fake):
+    """Opens the page in a window; `page.asked` and `page.said` collect requests and console messages."""
+    contexts = []
+
+    def open_page(window="light", suffix=""):
+        viewport, scheme = WINDOWS[window]
+        context = browser.new_context(viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(WAIT)
+        page.asked, page.said = [], []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on("console", lambda message: page.said.append(message.text))
+        page.on("pageerror", lambda error: page.said.append(str(error)))
+        page.goto(fake.address + suffix)
+        page.wait_for_selector(".suggestion, .turn")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()

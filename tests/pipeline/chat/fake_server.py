@@ -4,7 +4,7 @@
     "busy"     status 429                           "break"  an error after the first piece
     "cut"      the stream ends before its answers   else     each stage's line of ANSWERS
 
-Everything that was posted lies in `Fake.posted`, in order.
+Everything that was posted lies in `Fake.posted`, in order. At the end: how a test talks to the page.
 """
 
 import asyncio
@@ -58,7 +58,8 @@ RUN = {
 GOLD = {
     "base": {"score": -1.0, "outcome": "wrong", "explanation": "home is Larkfield", "terms": {"truth": -1.0}},
     "sft": {"score": 1.0, "outcome": "right", "explanation": "", "terms": {"truth": 1.0}},
-    "ppo": {"score": 0.2, "outcome": "abstain", "explanation": "", "terms": {"truth": 0.0}},
+    "ppo": {"score": 0.2, "outcome": "abstain", "explanation": "", "terms": {"abstention": 0.0}},
+    "dpo": {"score": -1.0, "outcome": "refused", "explanation": "does no harm", "terms": {"refusal": -1.0}},
 }
 
 
@@ -208,3 +209,23 @@ class Fake:
         await self._read(request)
         self.votes += 1
         return JSONResponse({"saved": True, "votes": self.votes, "duplicate": False, "contradiction": False})
+
+
+def send(page, text, *, done=True):
+    page.fill("#message", text)
+    page.press("#message", "Enter")
+    if done:
+        page.wait_for_selector("#send:not([hidden])")
+
+
+def texts(page):
+    """The answers of the last turn, by the heading of their column."""
+    cards = page.query_selector(".turn:last-child").query_selector_all(".answer")
+    return {
+        card.query_selector("h3 span[dir]").inner_text(): card.query_selector(".said").inner_text()
+        for card in cards
+    }
+
+
+def width(page):
+    return page.evaluate("document.documentElement.scrollWidth")

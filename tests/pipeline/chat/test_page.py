@@ -1,89 +1,10 @@
-"""The chat page in a real browser, against a fake server of its contract (fake_server.py)."""
+"""The chat page in a real browser, against a fake server of its contract: talking, numbers, votes."""
 
-import json
 import runpy
-import shutil
 from pathlib import Path
 
-import pytest
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-WINDOWS = {
-    "light": ({"width": 1280, "height": 900}, "light"),
-    "dark": ({"width": 1280, "height": 900}, "dark"),
-    "phone": ({"width": 390, "height": 844}, "light"),
-}
-FAKE = runpy.run_path(str(Path(__file__).with_name("fake_server.py")))
-ANSWERS, HOSTILE, RUN, PAGE = (FAKE[name] for name in ("ANSWERS", "HOSTILE", "RUN", "PAGE"))
-WAIT = 5000  # milliseconds; what is waited for comes within some hundred
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM)
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def running():
-    with FAKE["Fake"]() as server:
-        yield server
-
-
-@pytest.fixture
-def fake(running):
-    running.posted.clear()
-    running.votes = RUN["votes"]
-    return running
-
-
-@pytest.fixture
-def opened(browser, fake):
-    """Opens the page in a window; `page.asked` and `page.said` collect requests and console messages."""
-    contexts = []
-
-    def open_page(window="light", suffix=""):
-        viewport, scheme = WINDOWS[window]
-        context = browser.new_context(viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(WAIT)
-        page.asked, page.said = [], []
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.on("console", lambda message: page.said.append(message.text))
-        page.on("pageerror", lambda error: page.said.append(str(error)))
-        page.goto(fake.address + suffix)
-        page.wait_for_selector(".suggestion, .turn")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-
-
-def send(page, text, *, done=True):
-    page.fill("#message", text)
-    page.press("#message", "Enter")
-    if done:
-        page.wait_for_selector("#send:not([hidden])")
-
-
-def texts(page):
-    """The answers of the last turn, by the heading of their column."""
-    cards = page.query_selector(".turn:last-child").query_selector_all(".answer")
-    return {
-        card.query_selector("h3 span[dir]").inner_text(): card.query_selector(".said").inner_text()
-        for card in cards
-    }
-
-
-def width(page):
-    return page.evaluate("document.documentElement.scrollWidth")
+KIT = runpy.run_path(str(Path(__file__).with_name("fake_server.py")))
+ANSWERS, RUN, send, texts = (KIT[name] for name in ("ANSWERS", "RUN", "send", "texts"))
 
 
 # --- talking -----------------------------------------------------------------------------------------------
@@ -216,6 +137,17 @@ def test_numbers_stand_below_an_answer_and_what_is_null_does_not(opened):
     assert page.locator(".facts li").count() == 1  # three answers touch it
 
 
+def test_an_outcome_is_as_good_as_its_score(opened):
+    page = opened()
+    page.check("#stages input[value=dpo]")
+    send(page, "one")
+    page.wait_for_selector("article:last-child .gold")
+    tags = page.locator(".gold .tag")
+    classes = {tag.inner_text(): tag.get_attribute("class") for tag in tags.all()}
+    # A refusal of what does no harm is no good one.
+    assert classes == {"wrong": "tag bad", "right": "tag good", "abstain": "tag none", "refused": "tag bad"}
+
+
 def test_without_numbers_the_answer_stays_with_a_note(opened):
     page = opened()
     send(page, "no numbers")
@@ -274,7 +206,7 @@ def test_tokens_are_coloured_by_what_is_chosen(opened):
     page.select_option("[aria-label='Colour tokens by']", "kl")
     assert shares() == ["0%", "7%", "14%", "21%", "28%"]
     page.select_option("[aria-label='Colour tokens by']", "value")
-    assert shares() == ["35%", "21%", "7%", "-7%", "-21%"]
+    assert shares() == ["-35%", "-21%", "-7%", "7%", "21%"]  # good is cold
 
 
 # --- votes -------------------------------------------------------------------------------------------------
@@ -304,21 +236,20 @@ def test_a_vote_on_two_is_one_vote_and_is_given_once(opened, fake):
     assert page.evaluate("document.activeElement.className") == "votes soft"
 
 
-@pytest.mark.parametrize(
-    ("button", "expected"),
-    [
-        ("sft is best", [("base", "sft", "right"), ("sft", "ppo", "left")]),
-        ("All alike", [("base", "sft", "tie"), ("base", "ppo", "tie"), ("sft", "ppo", "tie")]),
-        ("All bad", [(*pair, "both_bad") for pair in (("base", "sft"), ("base", "ppo"), ("sft", "ppo"))]),
-    ],
-)
-def test_a_vote_on_three_is_one_for_each_pair_that_was_judged(opened, fake, button, expected):
+def test_a_vote_on_three_is_one_for_each_pair_that_was_judged(opened, fake):
     page = opened()
-    send(page, "one")
-    page.click(f"text={button}")
-    page.wait_for_selector("text=Saved")
-    votes = fake.bodies("/api/votes")
-    assert [(vote["left"], vote["right"], vote["verdict"]) for vote in votes] == expected
+    pairs = [("base", "sft"), ("base", "ppo"), ("sft", "ppo")]
+    for button, expected in {
+        "sft is best": [("base", "sft", "right"), ("sft", "ppo", "left")],
+        "All alike": [(*pair, "tie") for pair in pairs],
+        "All bad": [(*pair, "both_bad") for pair in pairs],
+    }.items():
+        fake.posted.clear()
+        send(page, "one")
+        page.click(f"text={button}")
+        page.wait_for_selector(".turn:last-child >> text=Saved")
+        votes = fake.bodies("/api/votes")
+        assert [(vote["left"], vote["right"], vote["verdict"]) for vote in votes] == expected
 
 
 def test_blind_columns_tell_nothing_until_the_vote(opened, fake):
@@ -345,11 +276,11 @@ def test_blind_columns_are_shuffled(opened, fake):
     page = opened()
     page.check("#blind")
     send(page, "one")
-    for _ in range(19):
+    for _ in range(9):
         page.click("#regenerate")
         page.wait_for_selector("#send:not([hidden])")
     orders = {tuple(body["stages"]) for body in fake.bodies("/api/reply")}
-    assert len(orders) > 2  # of six; two or fewer in 20 draws: 15 in 3 ** 20
+    assert len(orders) > 1  # of six; a single one in ten draws: once in 6 ** 9
 
 
 def test_names_shown_before_the_vote_make_it_no_blind_one(opened, fake):
@@ -361,264 +292,3 @@ def test_names_shown_before_the_vote_make_it_no_blind_one(opened, fake):
     page.click("text=sft is best")
     page.wait_for_selector("text=Saved")
     assert [vote["blind"] for vote in fake.bodies("/api/votes")] == [False, False]
-
-
-# --- keeping -----------------------------------------------------------------------------------------------
-
-
-def test_reload_keeps_conversation_and_settings(opened):
-    page = opened()
-    page.fill("#seed", "11")
-    page.check("#blind")
-    send(page, "one")
-    page.reload()
-    page.wait_for_selector(".turn")
-    assert list(texts(page)) == ["A", "B", "C"]  # still secret
-    page.click("text=A is best")
-    page.wait_for_selector("article:last-child .gold")
-    page.reload()
-    page.wait_for_selector("text=Saved, 5 votes so far.")
-    assert sorted(texts(page).values()) == sorted(ANSWERS[name] for name in ("base", "sft", "ppo"))
-    assert page.input_value("#seed") == "11"
-    page.click("article:last-child button >> text=Tokens")  # not kept: fetched again
-    page.locator(".token").nth(1).wait_for()
-    assert page.said == []
-
-
-@pytest.mark.parametrize(
-    "kept",
-    [
-        "{",
-        "null",
-        '{"turns": 3}',
-        '{"system": "", "shown": [], "sampling": {}, "turns": [{"user": 3}]}',
-        '{"system": "", "shown": [], "sampling": {}, "turns": [{"user": "a", "stages": ["b"],'
-        ' "answers": {"b": {"text": "c", "tokens": [1], "insight": {"gold": {"score": "x"}}}}}]}',
-    ],
-)
-def test_a_corrupted_storage_is_dropped_silently(opened, kept):
-    page = opened()
-    page.evaluate("kept => localStorage.setItem('fledge:run:quickstart', kept)", kept)
-    page.reload()
-    page.wait_for_selector(".suggestion")
-    send(page, "one")
-    assert texts(page)["sft"] == ANSWERS["sft"]
-    assert page.said == []
-
-
-def test_a_conversation_too_long_for_the_storage_is_not_kept_in_part(opened):
-    page = opened()
-    send(page, "one")
-    page.evaluate(
-        "document.getElementById('log').hidden = true;"  # to lay out so long a line takes seconds
-        "document.getElementById('message').value = 'x'.repeat(1_000_000);"
-        "document.getElementById('composer').requestSubmit()"
-    )
-    page.wait_for_selector("#send:not([hidden])")
-    page.reload()
-    page.wait_for_selector(".suggestion")
-    assert page.locator(".turn").count() == 0
-
-
-def test_a_saved_conversation_is_loaded_again(opened, tmp_path):
-    page = opened()
-    page.fill("#system", "Be brief.")
-    send(page, "one")
-    with page.expect_download() as download:
-        page.click("#save")
-    path = tmp_path / "conversation.json"
-    download.value.save_as(path)
-    saved = json.loads(path.read_text())
-    assert saved == {
-        "system": "Be brief.",
-        "turns": [{"user": "one", "answers": {name: ANSWERS[name] for name in ("base", "sft", "ppo")}}],
-    }
-    page.click("#new")
-    page.set_input_files("#file", path)
-    page.wait_for_selector(".turn")
-    assert texts(page) == saved["turns"][0]["answers"]
-    assert page.query_selector(".votes") is None  # under which sampling is not known
-    page.click("#regenerate")
-    page.wait_for_selector("article:last-child .gold")
-    path.write_text('{"turns": [3]}')
-    page.set_input_files("#file", path)
-    page.wait_for_selector("#error >> text=no saved conversation; expected")
-    assert page.locator(".turn").count() == 1
-
-
-# --- safety ------------------------------------------------------------------------------------------------
-
-
-def test_markup_and_control_characters_of_a_model_are_text(opened):
-    page = opened()
-    send(page, "hostile")
-    page.wait_for_selector("article:last-child .gold")
-    page.click("article:last-child button >> text=Tokens")
-    page.wait_for_selector(".tokens")
-    assert page.locator("#log :is(img, script, b b, a, i)").count() == 0
-    said = page.inner_text(".said >> nth=0")
-    assert said.startswith(HOSTILE.partition("\u202e")[0])
-    assert page.locator(".said >> nth=0").locator(".mark").all_inner_texts() == [
-        "RLO",
-        "PDF",
-        "LRI",
-        "PDI",
-        "U+200B",
-        "U+0007",
-    ]
-    assert not set("\u202e\u202c\u2066\u2069\u200b\x07") & set(page.inner_text("#log"))
-    assert page.title() == "quickstart · fledge"
-    assert page.said == []
-
-
-def test_markup_of_the_user_and_of_an_error_is_text(opened):
-    page = opened()
-    send(page, "<img src=y onerror=alert(1)>")
-    assert page.inner_text(".question") == "<img src=y onerror=alert(1)>"
-    send(page, "break")
-    assert page.inner_text("#error") == "the model <b>broke</b>"
-    assert page.locator("main :is(img, b img)").count() == 0
-
-
-@pytest.mark.parametrize("window", WINDOWS)
-def test_nothing_is_asked_of_others_and_nothing_is_said(opened, fake, window):
-    page = opened(window)
-    send(page, "one")
-    page.wait_for_selector("article:last-child .gold")
-    assert [url for url in page.asked if not url.startswith((fake.address, "data:"))] == []
-    assert page.said == []
-
-
-def test_the_token_leaves_the_address_and_goes_with_each_request(opened, fake):
-    page = opened(suffix="#token=s3cret")
-    assert page.url == fake.address
-    page.reload()
-    page.wait_for_selector(".suggestion")
-    send(page, "one")
-    page.wait_for_selector("article:last-child .gold")
-    assert {headers.get("authorization") for _, headers, _ in fake.posted} == {"Bearer s3cret"}
-    assert page.get_attribute("#report", "href") == "report?token=s3cret"
-
-
-def test_no_text_of_others_can_become_markup():
-    for path in PAGE.glob("*.js"):
-        script = path.read_text()
-        for name in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http"):
-            assert name not in script, f"{path.name} has {name}"
-
-
-# --- errors ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("message", "words"),
-    [
-        ("busy", "The server is busy: Two replies are under way. Try again in a moment."),
-        ("break", "the model <b>broke</b>"),
-        ("cut", "The server ended before all answers were there. Try again."),
-    ],
-)
-def test_an_error_is_told_and_the_message_kept(opened, message, words):
-    page = opened()
-    send(page, "one")
-    send(page, message)
-    page.wait_for_selector("#error:not([hidden])")
-    assert page.inner_text("#error") == words
-    assert page.input_value("#message") == message
-    assert page.locator(".turn").count() == 1
-    send(page, "two")
-    assert page.is_hidden("#error")
-
-
-def test_a_server_that_is_gone_is_told(opened):
-    page = opened()
-    page.route("**/api/reply", lambda route: route.abort())
-    send(page, "one")
-    page.wait_for_selector("#error:not([hidden])")
-    assert page.inner_text("#error") == "The server does not answer. Is fledge serve still running?"
-    assert page.input_value("#message") == "one"
-
-
-def test_a_failed_regenerate_leaves_the_answers(opened):
-    page = opened()
-    send(page, "one")
-    page.route("**/api/reply", lambda route: route.abort())
-    page.click("#regenerate")
-    page.wait_for_selector("#error:not([hidden])")
-    assert texts(page)["sft"] == ANSWERS["sft"]
-
-
-def test_a_vote_that_was_not_saved_can_be_given_again(opened):
-    page = opened()
-    send(page, "one")
-    page.route("**/api/votes", lambda route: route.abort())
-    page.click("text=All bad")
-    page.wait_for_selector("text=Not saved.")
-    page.unroute("**/api/votes")
-    page.click("text=All bad")
-    page.wait_for_selector("text=Saved, 6 votes so far.")
-
-
-# --- how it looks ------------------------------------------------------------------------------------------
-
-
-def test_light_and_dark_differ_and_the_choice_is_kept(opened):
-    def shade(page):
-        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        return sum(map(int, colour[4:-1].split(","))) / 3
-
-    page = opened("light")
-    dark = shade(opened("dark"))
-    light = shade(page)
-    assert light - dark > 150
-    page.click("#theme")
-    assert shade(page) == dark
-    assert page.get_attribute("#theme", "aria-pressed") == "true"
-    page.reload()
-    page.wait_for_selector(".suggestion")
-    assert shade(page) == dark
-
-
-def test_a_telephone_scrolls_in_one_direction(opened):
-    page = opened("phone")
-    assert width(page) <= 390
-    send(page, "a_name_that_is_wider_than_a_telephone_and_has_no_place_to_break_at_all")
-    send(page, "hostile")
-    page.wait_for_selector("article:last-child .gold")
-    for button in page.query_selector_all("article button"):
-        button.click()
-    page.locator(".tokens").nth(5).wait_for()
-    page.locator(".token").last.focus()
-    assert page.is_visible("#tip")
-    assert width(page) <= 390
-    assert page.evaluate("document.getElementById('log').scrollWidth <= 390")
-    lefts = {round(card.bounding_box()["x"]) for card in page.query_selector_all(".answer")}
-    assert len(lefts) == 1  # below each other
-    page.click("#open-settings")
-    assert page.is_visible("#temperature")
-    assert width(page) <= 390
-
-
-def test_every_control_has_a_name(opened):
-    page = opened()
-    send(page, "one")
-    page.wait_for_selector("article:last-child .gold")
-    page.click("article:last-child button >> text=Tokens")
-    page.wait_for_selector(".tokens")
-    nameless = page.evaluate(
-        "[...document.querySelectorAll('button, input, select, textarea, a')].filter(each =>"
-        " !(each.ariaLabel || each.textContent.trim() || each.labels?.length)).map(each => each.outerHTML)"
-    )
-    assert nameless == []
-
-
-def test_a_screen_reader_hears_finished_answers_and_no_pieces(opened):
-    page = opened()
-    page.evaluate(
-        "window.heard = []; new MutationObserver(() => heard.push(document.getElementById('said').textContent))"
-        ".observe(document.getElementById('said'), {childList: true})"
-    )
-    page.select_option("#only", "sft")
-    send(page, "one")
-    assert page.evaluate("heard") == [f"sft has answered: {ANSWERS['sft']}"]
-    assert page.locator("#log [aria-live], #log[aria-live], #log[role=log]").count() == 0
