@@ -254,12 +254,12 @@ def serve(
 
 def listen(host: str, port: int) -> socket.socket:
     """Bind an address; InputError where it cannot be had."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
     except (OSError, OverflowError) as error:
+        sock.close()
         reason = getattr(error, "strerror", None) or error
         raise InputError(
             f"cannot listen at {host}, port {port} ({reason}); give another by --port, or 0 for a free one"
