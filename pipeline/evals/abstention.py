@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
-from data.rows import Item
 from data.settings import Settings
-from pipeline.answers import Answer, Context, Records, Score
+from pipeline.answers import Context, Records
 from pipeline.measured import Measured, Scored, of_records, ratio_of_samples, sums_of_samples, with_outcome
 
 if TYPE_CHECKING:
@@ -20,9 +19,11 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from data.rows import Item
     from pipeline.records import Record
 
-KIND = "answers"
+KIND = "records"
+RECORDS = "facts"
 SUITE = "truthfulness"
 RIGHT, HALLUCINATED = "right", ("wrong", "fabricated")
 ATTEMPTED = (RIGHT, *HALLUCINATED)
@@ -48,22 +49,11 @@ class Config(Settings):
         return targets
 
 
-def items(context: Context) -> list[Item]:
-    """The questions on facts."""
-    return context.of_task("facts")
-
-
-def score(item: Item, answer: Answer, context: Context) -> list[Score]:
-    """One record with the outcome; its score is 1 for right."""
-    judged = context.judge(item, answer)
-    return [Score("answer", float(judged.outcome == RIGHT), judged.outcome, judged.explanation, item.group)]
-
-
 def figures(records: Records, context: Context) -> list[Measured]:
     """Rates, ratios and scores; nulls are never answering, and guessing one of the values every time."""
     if not records:
         return []
-    guess = _right_by_guessing(items(context))
+    guess = _right_by_guessing(context.of_task("facts"))
     right, hallucinated = _of_attempts(records, (RIGHT,)), _of_attempts(records, HALLUCINATED)
     rows = [
         _rate("attempted", 0, _outcome(records, *ATTEMPTED), 0.0, 1.0),

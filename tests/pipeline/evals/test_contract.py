@@ -16,9 +16,15 @@ def test_an_evaluation_has_what_the_stage_calls(name):
     module = open_folder.load("pipeline.evals", name)
     assert issubclass(module.Config, Settings)
     assert module.Config() is not None  # every setting has a default
-    assert module.KIND in ("answers", "measure")
-    needed = {"answers": ("items", "score", "figures"), "measure": ("measure", "figures")}[module.KIND]
+    needed = {
+        "answers": ("items", "score", "figures"),
+        "measure": ("measure", "figures"),
+        "records": ("figures",),
+    }[module.KIND]
     assert all(callable(getattr(module, function)) for function in needed)
+    assert (module.KIND == "records") == hasattr(module, "RECORDS")
+    if module.KIND == "records":
+        assert open_folder.load("pipeline.evals", module.RECORDS).KIND in ("answers", "measure")
     assert module.SUITE not in NAMES  # `--suite` takes both
     first_line = module.__doc__.splitlines()[0]
     assert first_line.endswith((".", ":"))
