@@ -1,6 +1,7 @@
 """Win rates by gold on the headline mix, ties half; the same at equal length, and strengths over all stages.
 
-The scores are those of the evaluation `gold`. The length of an answer is in characters. Formulas of the latter two in `pipeline.rankings`.
+The scores are those of the evaluation `gold`. The length of an answer is in characters. Formulas of the latter
+two in `pipeline.rankings`.
 """
 
 from __future__ import annotations

@@ -165,9 +165,7 @@ def is_statistic(figure):
 
 def win_rows(name, records):
     ours, _, theirs = name[1].partition("_over_")
-    gold = {
-        s: {r.id: r for r in records if (r.stage, r.evaluation) == (s, "gold")} for s in (ours, theirs)
-    }
+    gold = {s: {r.id: r for r in records if (r.stage, r.evaluation) == (s, "gold")} for s in (ours, theirs)}
     points = [
         (
             (gold[ours][i].score > gold[theirs][i].score)
