@@ -84,6 +84,40 @@ def of_records(
     return found
 
 
+class Plain(NamedTuple):
+    """A figure that is the plain rate, mean or ratio of some records: which are taken, and what counts.
+
+    Taken are the records of a measure and, where it is given, of a group; what counts is their score, or having
+    one of some outcomes. `better` and `headline` are as in `Measured`. Figures of the same items can be compared
+    between runs by this alone: an evaluation names those that are in its `PAIRED`.
+    """
+
+    name: str
+    measure: str
+    group: str | None = None
+    outcomes: tuple[str, ...] = ()
+    kind: Literal["rate", "mean", "ratio"] = "rate"
+    better: int = 1
+    headline: bool = False
+
+    def scores(self, records: Mapping[str, Sequence[Record]]) -> dict[str, list[Scored]]:
+        """The scored items of each stage that has any."""
+        score = with_outcome(*self.outcomes) if self.outcomes else (lambda record: record.score)
+        return of_records(records, measure=self.measure, group=self.group, score=score)
+
+    def measured(
+        self,
+        records: Mapping[str, Sequence[Record]],
+        nulls: Callable[[str], Mapping[str, float]] = lambda stage: {},
+        *,
+        unit: str = "share",
+    ) -> Measured:
+        """The figure over all stages; `nulls` gives those of a stage."""
+        scores = self.scores(records)
+        found = {stage: nulls(stage) for stage in scores}
+        return Measured(self.name, unit, self.kind, scores, self.better, found, self.headline)
+
+
 def win_score(ours: float, theirs: float) -> float:
     """1 where ours is more, 0 where theirs is, 1/2 where they are equal, nan where either is nan."""
     if ours != ours or theirs != theirs:
