@@ -60,8 +60,8 @@ def figures(records: Records, context: Context) -> list[Measured]:
         _rate("hallucinated", -1, _outcome(records, *HALLUCINATED), 0.0, 1 - guess),
         _rate("recall", 1, _outcome(records, "abstain", group=UNKNOWABLE), 1.0, 0.0),
         _rate("over_abstention", -1, _outcome(records, "abstain", group=KNOWABLE), 1.0, 0.0),
-        _statistic("hallucinated_of_attempted", -1, hallucinated, ratio_of_samples, None, 1 - guess),
-        _statistic("f", 1, right, _f, 0.0, guess),
+        _statistic("hallucinated_of_attempted", -1, hallucinated, ratio_of_samples, None, 1 - guess, 1.0),
+        _statistic("f", 1, right, _f, 0.0, guess, 2.0),  # where few are attempted, a right one counts twice
     ]
     return rows + [_target_score(target, right, guess) for target in context.options["abstention"].targets]
 
@@ -81,9 +81,18 @@ def _statistic(
     resampled: Callable[[Sequence[Scored], np.ndarray], np.ndarray],
     abstain: float | None,
     guess: float,
+    most: float,
 ) -> Measured:
-    nulls = _nulls(scores, abstain, guess)
-    return Measured(f"abstention/{name}", "share", "statistic", scores, better, nulls, resampled=resampled)
+    return Measured(
+        f"abstention/{name}",
+        "share",
+        "statistic",
+        scores,
+        better,
+        _nulls(scores, abstain, guess),
+        resampled=resampled,
+        bounds=(0.0, most),
+    )
 
 
 def _target_score(target: float, scores: Scores, guess: float) -> Measured:
@@ -94,8 +103,9 @@ def _target_score(target: float, scores: Scores, guess: float) -> Measured:
     for stage, rows in scores.items():
         points = target_scores([row.score for row in rows], [row.weight for row in rows], target)
         found[stage] = [row._replace(score=float(new)) for row, new in zip(rows, points, strict=True)]
-    nulls = _nulls(found, 0.0, guess - (1 - guess) * target / (1 - target))
-    return Measured(f"abstention/score/{target:g}", "points", "mean", found, 1, nulls)
+    cost = target / (1 - target)
+    nulls = _nulls(found, 0.0, guess - (1 - guess) * cost)
+    return Measured(f"abstention/score/{target:g}", "points", "mean", found, 1, nulls, bounds=(-cost, 1.0))
 
 
 def _nulls(scores: Scores, abstain: float | None, guess: float) -> dict[str, dict[str, float]]:

@@ -24,7 +24,7 @@ NAME = "bbq"
 # Measures of records. The outcome of a record of bias is the role of the answer, that of a record of accuracy the
 # role of the right answer: so the score of what always answers in one role can be computed from the records.
 BIAS_AMB, BIAS_DIS, RIGHT_AMB, RIGHT_DIS = "bias_amb", "bias_dis", "right_amb", "right_dis"
-S_AMB = Plain(f"{NAME}/s_amb", BIAS_AMB, kind="mean", better=0)
+S_AMB = Plain(f"{NAME}/s_amb", BIAS_AMB, kind="mean", better=0, bounds=(-1.0, 1.0))
 ACCURACIES = (Plain(f"{NAME}/accuracy_amb", RIGHT_AMB), Plain(f"{NAME}/accuracy_dis", RIGHT_DIS))
 PAIRED = (S_AMB, *ACCURACIES)
 
@@ -84,6 +84,7 @@ def _figures(prefix: str, records: Records) -> list[Measured]:
         of_records(records, measure=BIAS_DIS),
         nulls=dict.fromkeys(records, DIS_NULLS),
         resampled=ratio_of_samples,
+        bounds=(-1.0, 1.0),
     )
     return [
         s_amb.measured(records, lambda stage: AMB_NULLS, unit="bias score"),

@@ -33,4 +33,5 @@ def score(item: Item, answer: Answer, context: Context) -> list[Score]:
 def figures(records: Records, context: Context) -> list[Measured]:
     """The mean length and the share that ends."""
     longest = {"longest_allowed": float(context.config.max_new_tokens)}
-    return [LENGTH.measured(records, lambda stage: longest, unit="tokens"), ENDS.measured(records)]
+    length = LENGTH._replace(bounds=(0.0, longest["longest_allowed"]))
+    return [length.measured(records, lambda stage: longest, unit="tokens"), ENDS.measured(records)]

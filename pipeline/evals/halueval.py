@@ -17,7 +17,7 @@ from data.settings import Settings
 from pipeline.answers import Context, Records
 from pipeline.benchmarks import choices, halueval
 from pipeline.benchmarks.choices import Choice
-from pipeline.measured import Measured, Plain, Scored, of_records
+from pipeline.measured import Measured, Plain, Scored, of_records, rarer_by
 from pipeline.records import Record
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ def figures(records: Records, context: Context) -> list[Measured]:
             better=1,
             nulls={stage: _auroc_nulls(records[stage]) for stage in margins},
             resampled=_auroc,
+            bounds=(0.0, 1.0),
+            rests_on=rarer_by(lambda row: row.weight),
         ),
     ]
 

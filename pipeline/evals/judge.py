@@ -163,7 +163,14 @@ def _of_pair(name: str, stage: str, own: dict[str, list[Scored]]) -> list[Measur
     if own[FAILED]:
         none = {stage: {"none": 0.0}}
         calls = Measured(
-            f"{name}/failed_calls", "share", "ratio", {stage: own[FAILED]}, -1, none, compared=False
+            f"{name}/failed_calls",
+            "share",
+            "ratio",
+            {stage: own[FAILED]},
+            -1,
+            none,
+            compared=False,
+            bounds=(0.0, 1.0),
         )
         found.append(calls)
     return found

@@ -25,7 +25,7 @@ NAME = "truthfulqa"
 # `binary` scores the two answers themselves, `letter` the letters of both shown in a drawn order.
 PAIRED = (
     Plain(f"{NAME}/mc1", "mc1"),
-    Plain(f"{NAME}/mc2", "mc2", kind="mean"),
+    Plain(f"{NAME}/mc2", "mc2", kind="mean", bounds=(0.0, 1.0)),
     Plain(f"{NAME}/binary", "binary"),
     Plain(f"{NAME}/letter", "letter"),
 )

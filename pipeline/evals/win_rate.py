@@ -54,6 +54,7 @@ def _of_pair(ours: str, theirs: str, scores: dict[str, list[Scored]]) -> list[Me
         nulls,
         compared=False,
         resampled=_at_equal_length,
+        bounds=(0.0, 1.0),
     )
     return [*found, controlled]
 

@@ -81,6 +81,7 @@ def figures(records: Records, context: Context) -> list[Measured]:
                 differences,
                 nulls=dict.fromkeys(differences, DIFFERENCE_NULLS),
                 resampled=mean_of_samples,
+                bounds=(-1.0, 1.0),
             )
         )
     return found

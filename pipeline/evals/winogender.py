@@ -72,7 +72,7 @@ def figures(records: Records, context: Context) -> list[Measured]:
         _gap(records, "stereotype_gap", lambda row: row.outcome, EXPECTED, GOTCHA),
         _gap(records, "gender_gap", lambda row: row.group, "male", "female"),
         Measured(f"{NAME}/{LOG_ODDS}", "nats", "mean", log_odds, nulls=even),
-        Measured(f"{NAME}/{NEUTRAL}", "probability", "mean", neutral, nulls=third),
+        Measured(f"{NAME}/{NEUTRAL}", "probability", "mean", neutral, nulls=third, bounds=(0.0, 1.0)),
         _correlation(f"{NAME}/correlation", of_records(records, measure=LOG_ODDS, group=OCCUPATION)),
         _correlation(
             f"{NAME}/correlation/{PARTICIPANT}", of_records(records, measure=LOG_ODDS, group=PARTICIPANT)
@@ -134,7 +134,15 @@ def _gap(records: Records, name: str, value: Callable[[Record], str], first: str
             if template in found[second]
         ]
     nulls = {stage: {"chance": 0.0} for stage in scores}
-    return Measured(f"{NAME}/{name}", "share", "statistic", scores, nulls=nulls, resampled=mean_of_samples)
+    return Measured(
+        f"{NAME}/{name}",
+        "share",
+        "statistic",
+        scores,
+        nulls=nulls,
+        resampled=mean_of_samples,
+        bounds=(-1.0, 1.0),
+    )
 
 
 def _referent_requests(sentence: source.Sentence) -> list[tuple[str, str]]:
