@@ -2,11 +2,14 @@
 
 Zheng et al. 2023 (arXiv 2306.05685): a judge prefers sides, so that each pair is asked in both orders, and a pair
 is won where both orders say so (section 3.4). A call that failed, or a reply without a verdict, is no verdict:
-neither a win nor a tie nor a loss. Only the standard library is used.
+neither a win nor a tie nor a loss. Only the standard library is used: the client of `huggingface_hub` follows
+redirects, sends a stored token where no key is given, never tries again, and bounds neither the size nor the
+whole time of a reply.
 """
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import math
@@ -14,11 +17,14 @@ import re
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, NamedTuple
+
+from pipeline.kept_replies import KeptReplies
 
 TIE = 0.5
 VERDICTS = {"a": 1.0, "b": 0.0, "tie": TIE}
@@ -65,6 +71,7 @@ class Ruling(NamedTuple):
 
     score: float
     text: str
+    replied: bool = True
 
 
 class CallError(Exception):
@@ -75,15 +82,28 @@ class CallError(Exception):
         self.wait_seconds = wait_seconds
 
 
-def rule(endpoint: Endpoint, questions: Sequence[Question]) -> Generator[Ruling, None, None]:
+def rule(
+    endpoint: Endpoint, questions: Sequence[Question], kept: KeptReplies
+) -> Generator[Ruling, None, None]:
     """Give the rulings in the order of the questions, of which `num_parallel` are asked at a time.
 
-    Where the caller closes it early, no further call begins.
+    Replies go into `kept` as they come; what is there is not asked again, but a call that failed is. Where the
+    caller closes it early, no further call begins.
     """
     pool = ThreadPoolExecutor(max_workers=endpoint.num_parallel, thread_name_prefix="judge")
     stopped = Event()
+
+    def ruling(request: str, question: Question) -> Ruling:
+        reply = kept.get(request)
+        if reply is not None:
+            return Ruling(parse_verdict(reply), reply)
+        found = _rule_one(endpoint, question, stopped)
+        if found.replied:
+            kept.add(request, found.text)
+        return found
+
     try:
-        yield from pool.map(lambda question: _rule_one(endpoint, question, stopped), questions)
+        yield from pool.map(ruling, request_digests(endpoint, questions), questions)
     finally:
         stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)
@@ -138,6 +158,18 @@ def request_body(endpoint: Endpoint, question: Question) -> dict[str, Any]:
     return body | {name: value for name, value in optional.items() if value is not None}
 
 
+def request_digests(endpoint: Endpoint, questions: Sequence[Question]) -> list[str]:
+    """A name for each request, from its address, model and text; equal ones are numbered, as each is asked."""
+    found = []
+    times: Counter[str] = Counter()
+    for question in questions:
+        text = json.dumps([endpoint.url, request_body(endpoint, question)])
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        times[digest] += 1
+        found.append(f"{digest}-{times[digest]}")
+    return found
+
+
 def _rule_one(endpoint: Endpoint, question: Question, stopped: Event) -> Ruling:
     """One ruling, after as many tries as the endpoint is given."""
     message = ""
@@ -152,10 +184,14 @@ def _rule_one(endpoint: Endpoint, question: Question, stopped: Event) -> Ruling:
             if stopped.wait(min(wait, LONGEST_WAIT_SECONDS)):
                 break
         else:
+            reply = _without_key(endpoint, reply)
             return Ruling(parse_verdict(reply), reply)
-    # Some servers repeat the key that they refuse.
-    shown = message.replace(endpoint.key, "[key]") if endpoint.key else message
-    return Ruling(math.nan, f"failed: {shown}")
+    return Ruling(math.nan, f"failed: {_without_key(endpoint, message)}", replied=False)
+
+
+def _without_key(endpoint: Endpoint, text: str) -> str:
+    """Some servers repeat the key that they refuse."""
+    return text.replace(endpoint.key, "[key]") if endpoint.key else text
 
 
 def _call(endpoint: Endpoint, question: Question) -> str:

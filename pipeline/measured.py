@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.statistics import Interval, Paired, Statistic
 
 LEVEL = 0.05
+UNBOUNDED = (-math.inf, math.inf)
 IMPROVED, REGRESSED, CHANGED, NO_EVIDENCE = "improved", "regressed", "changed", "no evidence"
 
 
@@ -28,6 +29,21 @@ class Scored(NamedTuple):
     score: float
     weight: float = 1.0
     text: str = ""
+
+
+def weighed(rows: Sequence[Scored]) -> Sequence[Scored]:
+    """The items with a weight: others say nothing of a ratio. All, where none has any, as it is no ratio then."""
+    return [row for row in rows if row.weight] or rows
+
+
+def rarer_by(kind: Callable[[Scored], float]) -> Callable[[Sequence[Scored]], Sequence[Scored]]:
+    """The items of the rarer of two kinds, by clusters: on these rests a figure that tells both kinds apart."""
+
+    def rarer(rows: Sequence[Scored]) -> Sequence[Scored]:
+        kinds = [row for row in rows if kind(row)], [row for row in rows if not kind(row)]
+        return min(kinds, key=lambda side: len({row.cluster for row in side}))
+
+    return rarer
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,10 @@ class Measured:
     where drawing an item twice would change the statistic by itself. `resampled`, beside or instead of it, is
     many times as fast: the statistic of many samples at once, from the items and how often each counts, shape
     (samples, items), to shape (samples,).
+
+    `bounds` are those within which an item may move the figure: of the scores, where it is a mean of them. A rate
+    has 0 and 1. They make an interval where nothing varies, from the number of clusters of the items that the
+    figure `rests_on`; without them there is none.
     """
 
     name: str
@@ -56,6 +76,8 @@ class Measured:
     statistic: Callable[[Sequence[Scored]], float] | None = None
     resampled: Callable[[Sequence[Scored], Float[np.ndarray, "samples items"]], np.ndarray] | None = None
     interval: Literal["bootstrap", "jackknife"] = "bootstrap"
+    bounds: tuple[float, float] = UNBOUNDED
+    rests_on: Callable[[Sequence[Scored]], Sequence[Scored]] = weighed
 
     def __post_init__(self) -> None:
         given = self.statistic is not None or self.resampled is not None
@@ -82,6 +104,42 @@ def of_records(
         if kept:
             found[stage] = kept
     return found
+
+
+class Plain(NamedTuple):
+    """A figure that is the plain rate, mean or ratio of some records: which are taken, and what counts.
+
+    Taken are the records of a measure and, where it is given, of a group; what counts is their score, or having
+    one of some outcomes. `better` and `headline` are as in `Measured`. Figures of the same items can be compared
+    between runs by this alone: an evaluation names those that are in its `PAIRED`.
+    """
+
+    name: str
+    measure: str
+    group: str | None = None
+    outcomes: tuple[str, ...] = ()
+    kind: Literal["rate", "mean", "ratio"] = "rate"
+    better: int = 1
+    headline: bool = False
+    bounds: tuple[float, float] = UNBOUNDED
+
+    def scores(self, records: Mapping[str, Sequence[Record]]) -> dict[str, list[Scored]]:
+        """The scored items of each stage that has any."""
+        score = with_outcome(*self.outcomes) if self.outcomes else (lambda record: record.score)
+        return of_records(records, measure=self.measure, group=self.group, score=score)
+
+    def measured(
+        self,
+        records: Mapping[str, Sequence[Record]],
+        nulls: Callable[[str], Mapping[str, float]] = lambda stage: {},
+        *,
+        unit: str = "share",
+    ) -> Measured:
+        """The figure over all stages; `nulls` gives those of a stage."""
+        scores = self.scores(records)
+        found = {stage: nulls(stage) for stage in scores}
+        parts = (self.name, unit, self.kind, scores, self.better, found, self.headline)
+        return Measured(*parts, bounds=self.bounds)
 
 
 def win_score(ours: float, theirs: float) -> float:
@@ -155,14 +213,15 @@ def figures_of(measured: Measured, *, seed: int, command: str) -> list[Figure]:
                 continue
         else:
             found = interval_of(measured.kind, rows)
+        low, high = _bounded(found, measured.bounds, measured, [rows])
         nulls = dict(measured.nulls.get(stage, {}))
         figures.append(
             Figure(
                 measured.name,
                 stage,
                 found.value,
-                found.low,
-                found.high,
+                low,
+                high,
                 found.num,
                 found.num_clusters,
                 measured.unit,
@@ -195,13 +254,15 @@ def comparison_of(measured: Measured, before: str, after: str, *, seed: int) -> 
         part = _parts_of_ratio if measured.kind == "ratio" else _scores
         old, new = (part(side) for side in sides)
         found = statistics.paired_difference(old, new, [row.cluster for row, _ in pairs], key=draws)
+    widest = _widest(measured, pairs)
+    low, high = _bounded(found, (-widest, widest), measured, list(zip(*pairs, strict=True)))
     return Comparison(
         measured.name,
         before,
         after,
         found.value,
-        found.low,
-        found.high,
+        low,
+        high,
         found.num,
         found.num_clusters,
         measured.better,
@@ -213,6 +274,34 @@ def comparison_of(measured: Measured, before: str, after: str, *, seed: int) -> 
         found.smallest,
         "",
     )
+
+
+def _bounded(
+    found: Interval | Paired,
+    bounds: tuple[float, float],
+    measured: Measured,
+    sides: Sequence[Sequence[Scored]],
+) -> tuple[float, float]:
+    """The interval; where nothing varied and it would be infinite, what the bounds still allow."""
+    from pipeline.statistics import unvaried
+
+    if found.low != -math.inf:
+        return found.low, found.high
+    scored = ([row for row in side if row.score == row.score] for side in sides)
+    num_clusters = min(len({row.cluster for row in measured.rests_on(side)}) for side in scored)
+    return unvaried(found.value, num_clusters, bounds)
+
+
+def _widest(measured: Measured, pairs: Sequence[tuple[Scored, Scored]]) -> float:
+    """By how much an item may change a figure: without bounds a mean by as much as items were seen to differ."""
+    if measured.kind == "rate":
+        return 1.0
+    widest = measured.bounds[1] - measured.bounds[0]
+    if measured.kind == "statistic" or widest < math.inf or not pairs:
+        return widest
+    part = _parts_of_ratio if measured.kind == "ratio" else _scores
+    seen = [value for side in zip(*pairs, strict=True) for value in part(side)]
+    return (max(seen) - min(seen)) or math.inf
 
 
 def _scores(rows: Sequence[Scored]) -> Float[np.ndarray, " items"]:

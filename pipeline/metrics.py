@@ -17,7 +17,7 @@ class MetricsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        _cut_torn_line(path)
+        cut_torn_line(path)
 
     def append(self, step: int, values: Mapping[str, float | int | str | bool | None]) -> None:
         """Write one line; None is left out (not measured), a measured NaN or infinity becomes null."""
@@ -49,17 +49,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line]
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, str | bool):
-        return value
-    number = value.item() if hasattr(value, "item") else value
-    return number if math.isfinite(number) else None
-
-
-def _cut_torn_line(path: Path) -> None:
+def cut_torn_line(path: Path) -> None:
+    """Drop what stands after the last line break of a file, if there is one."""
     if not path.exists():
         return
     raw = path.read_bytes()
     whole = raw[: raw.rfind(b"\n") + 1]
     if len(whole) < len(raw):
         write_atomic(path, whole)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str | bool):
+        return value
+    number = value.item() if hasattr(value, "item") else value
+    return number if math.isfinite(number) else None

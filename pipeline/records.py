@@ -43,7 +43,8 @@ class Record:
 class Figure:
     """One number of the report with its 95 % interval, the items and clusters behind it, and its nulls.
 
-    `nulls` maps a trivial way of answering to the value that it would give. `stage` is the evaluated one.
+    `nulls` maps a trivial way of answering to the value that it would give. `stage` is the evaluated one. Where
+    nothing can be said of how sure it is, `low` and `high` are not finite; files have null.
     """
 
     name: str

@@ -20,6 +20,7 @@ Clusters = Any  # one name or number per item; None: every item is its own clust
 Statistic = Callable[[Float[np.ndarray, "samples items"]], Float[np.ndarray, " samples"]]
 
 FEW_CLUSTERS = 30  # below this many, intervals are rough and the report says so
+STILL = 1e-12  # a standard error below this share of the scores is rounding: nothing varies
 MIN_DF = 4  # with fewer, one rare event in many clusters would get an interval twice as long as it needs
 
 
@@ -55,6 +56,7 @@ class Paired(NamedTuple):
     smallest: float
 
 
+UNBOUNDED, CHANGES = (-np.inf, np.inf), (-1.0, 1.0)  # of scores, and of changes of scores within 0 and 1
 NOTHING = Interval(float("nan"), float("nan"), float("nan"), float("nan"), 0, 0)
 
 
@@ -87,7 +89,8 @@ def ratio(
     interval of a rare outcome ends too early on its longer side: the bounds are `value - se T(q)` and
     `value - se T(-q)`, `T(y) = 3/g (cbrt(1 + g (y - g/6)) - 1)` with g = skewness / sqrt(C). The quantile q has
     fewer than C - 1 degrees of freedom where the kurtosis is more than the skewness brings along (see
-    `variance_df`). It is Student's interval where the residuals are symmetric and light-tailed.
+    `variance_df`). It is Student's interval where the residuals are symmetric and light-tailed. Where all
+    clusters are alike it is infinite; `unvaried` gives a finite one for scores that have bounds.
     """
     keep = np.isfinite(np.asarray(numerators, dtype=float))
     top, codes, num_clusters = _prepare(numerators, clusters)
@@ -97,6 +100,8 @@ def ratio(
     value = float(top.sum() / bottom.sum())
     residuals = (top - value * bottom) / bottom.mean()
     se = clustered_se(residuals, codes)
+    if se <= STILL * np.abs(top).max() / bottom.mean():
+        return Interval(value, -np.inf, np.inf, 0.0, len(top), num_clusters)
     skewness, excess = _shape(residuals, codes)
     quantile = _student(level, variance_df(excess - skewness**2, num_clusters))
     bounds = (_unskewed(bound, skewness / np.sqrt(num_clusters)) for bound in (quantile, -quantile))
@@ -141,6 +146,17 @@ def wilson(value: float, num: float, *, quantile: float = 1.959963984540054) -> 
     half = quantile / (1 + q2 / num) * np.sqrt(value * (1 - value) / num + q2 / (4 * num**2))
     # At 0 and 1 the bound is exact; rounding must not move it past the estimate.
     return float(min(max(centre - half, 0), value)), float(max(min(centre + half, 1), value))
+
+
+def unvaried(
+    value: float, num_clusters: int, bounds: tuple[float, float], *, level: float = 0.95
+) -> tuple[float, float]:
+    """An interval of a mean or ratio that all C clusters show alike: what C without an exception still allow.
+
+    Of all clusters Wilson's bound on 0 of C (about 4/C) may be others, whose scores lie anywhere within `bounds`.
+    """
+    share = wilson(0.0, max(num_clusters, 1), quantile=t_quantile(level, num_clusters))[1]
+    return value - share * max(value - bounds[0], 0.0), value + share * max(bounds[1] - value, 0.0)
 
 
 def variance_df(excess: float, num_clusters: int) -> float:
@@ -194,7 +210,8 @@ def paired_difference(
     """Mean of `after - before` over items scored in both, with a cluster-bootstrap interval.
 
     Whole clusters are drawn with replacement; the percentile interval is expanded for C clusters (Hesterberg
-    2015), without which it is too narrow. The draws depend on `key` alone.
+    2015), without which it is too narrow. The draws depend on `key` alone. Where all clusters changed alike, the
+    interval of scores of 0 and 1 is that of `unvaried`, and of others infinite.
     """
     a, b = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     assert a.shape == b.shape, f"{a.shape} scores before, {b.shape} after: pairs need the same items"
@@ -205,10 +222,11 @@ def paired_difference(
     scored = np.isfinite(a) & np.isfinite(b)
     binary = bool(np.isin(np.concatenate([a[scored], b[scored]]), (0, 1)).all())
     value, se = float(d.mean()), clustered_se(d - d.mean(), codes)
+    se = 0.0 if se <= STILL * np.abs(d).max() else se
     if se > 0:
         low, high = _bootstrap(d, codes, num_clusters, key=key, level=level, num_resamples=num_resamples)
     else:
-        low, high = _unvaried(value, num_clusters, binary=binary, level=level)
+        low, high = unvaried(value, num_clusters, CHANGES if binary else UNBOUNDED, level=level)
     gained, lost = (int((d > 0).sum()), int((d < 0).sum())) if binary else (None, None)
     return Paired(
         value,
@@ -255,9 +273,14 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def minimum_detectable_effect(se: float, *, level: float = 0.95, power: float = 0.8) -> float:
-    """Smallest true change that a two-sided test finds with this power: `(z_level + z_power) * se`."""
+    """Smallest true change that a two-sided test finds with this power: `(z_level + z_power) * se`.
+
+    nan where nothing varies, as this says nothing of what would be found.
+    """
     from scipy.stats import norm
 
+    if se == 0:
+        return float("nan")
     return float((norm.ppf((1 + level) / 2) + norm.ppf(power)) * se)
 
 
@@ -290,7 +313,8 @@ def bootstrap(
 
     Expanded for C clusters as in `paired_difference`, and widened to hold the value, which a statistic that
     resampling biases (a calibration error near 0) may otherwise leave. `se` is the spread of the resamples; those
-    in which the statistic is nan are left out. The draws depend on `key` alone. nan for fewer than two clusters.
+    in which the statistic is nan are left out. The draws depend on `key` alone. nan for fewer than two clusters,
+    infinite where no resample differs from the others.
     """
     value, draws, codes, num_clusters = _replicate(statistic, clusters, key=key, num_resamples=num_resamples)
     return _percentile_interval(value, draws, len(codes), num_clusters, level=level)
@@ -321,7 +345,8 @@ def jackknife(statistic: Statistic, clusters: Sequence[Any], *, level: float = 0
     """A statistic of all items with a Student-t interval from leaving out one cluster at a time.
 
     For statistics that count what differs (different words), which drawing an item twice would change by itself:
-    `se = sqrt((C-1)/C sum_c (s_(-c) - mean)^2)` (Efron 1982, chapter 3). nan for fewer than two clusters.
+    `se = sqrt((C-1)/C sum_c (s_(-c) - mean)^2)` (Efron 1982, chapter 3). nan for fewer than two clusters,
+    infinite where leaving one out changes nothing.
     """
     _, codes, num_clusters = _prepare(np.zeros(len(clusters)), clusters)
     value, se = _of_all(statistic, len(codes)), float("nan")
@@ -332,7 +357,8 @@ def jackknife(statistic: Statistic, clusters: Sequence[Any], *, level: float = 0
         ]
         rest = np.concatenate(parts)
         se = float(np.sqrt((num_clusters - 1) / num_clusters * np.sum((rest - rest.mean()) ** 2)))
-    half = t_quantile(level, num_clusters) * se
+        se = 0.0 if se <= STILL * np.abs(rest).max() else se
+    half = np.inf if se == 0 else t_quantile(level, num_clusters) * se
     return Interval(value, value - half, value + half, se, len(codes), num_clusters)
 
 
@@ -380,6 +406,8 @@ def _percentile_interval(
 ) -> Interval:
     if len(draws) < 2:
         return Interval(value, float("nan"), float("nan"), float("nan"), num, num_clusters)
+    if np.ptp(draws) <= STILL * np.abs(draws).max():
+        return Interval(value, -np.inf, np.inf, 0.0, num, num_clusters)
     tail = _expanded_tail(num_clusters, level)
     low, high = (float(bound) for bound in np.quantile(draws, (tail, 1 - tail)))
     return Interval(value, min(low, value), max(high, value), float(draws.std(ddof=1)), num, num_clusters)
@@ -442,11 +470,3 @@ def _bootstrap(
     tail = _expanded_tail(num_clusters, level)
     low, high = np.quantile(np.concatenate(means), (tail, 1 - tail))
     return float(low), float(high)
-
-
-def _unvaried(value: float, num_clusters: int, *, binary: bool, level: float) -> tuple[float, float]:
-    """An interval where all items changed alike: what C clusters without an exception still allow."""
-    if not binary:
-        return value, value
-    half = wilson(0.0, num_clusters, quantile=t_quantile(level, num_clusters))[1]
-    return max(value - half, -1.0), min(value + half, 1.0)

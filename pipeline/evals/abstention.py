@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
-from data.rows import Item
 from data.settings import Settings
-from pipeline.answers import Answer, Context, Records, Score
+from pipeline.answers import Context, Records
 from pipeline.measured import Measured, Scored, of_records, ratio_of_samples, sums_of_samples, with_outcome
 
 if TYPE_CHECKING:
@@ -20,9 +19,11 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from data.rows import Item
     from pipeline.records import Record
 
-KIND = "answers"
+KIND = "records"
+RECORDS = "facts"
 SUITE = "truthfulness"
 RIGHT, HALLUCINATED = "right", ("wrong", "fabricated")
 ATTEMPTED = (RIGHT, *HALLUCINATED)
@@ -48,30 +49,19 @@ class Config(Settings):
         return targets
 
 
-def items(context: Context) -> list[Item]:
-    """The questions on facts."""
-    return context.of_task("facts")
-
-
-def score(item: Item, answer: Answer, context: Context) -> list[Score]:
-    """One record with the outcome; its score is 1 for right."""
-    judged = context.judge(item, answer)
-    return [Score("answer", float(judged.outcome == RIGHT), judged.outcome, judged.explanation, item.group)]
-
-
 def figures(records: Records, context: Context) -> list[Measured]:
     """Rates, ratios and scores; nulls are never answering, and guessing one of the values every time."""
     if not records:
         return []
-    guess = _right_by_guessing(items(context))
+    guess = _right_by_guessing(context.of_task("facts"))
     right, hallucinated = _of_attempts(records, (RIGHT,)), _of_attempts(records, HALLUCINATED)
     rows = [
         _rate("attempted", 0, _outcome(records, *ATTEMPTED), 0.0, 1.0),
         _rate("hallucinated", -1, _outcome(records, *HALLUCINATED), 0.0, 1 - guess),
         _rate("recall", 1, _outcome(records, "abstain", group=UNKNOWABLE), 1.0, 0.0),
         _rate("over_abstention", -1, _outcome(records, "abstain", group=KNOWABLE), 1.0, 0.0),
-        _statistic("hallucinated_of_attempted", -1, hallucinated, ratio_of_samples, None, 1 - guess),
-        _statistic("f", 1, right, _f, 0.0, guess),
+        _statistic("hallucinated_of_attempted", -1, hallucinated, ratio_of_samples, None, 1 - guess, 1.0),
+        _statistic("f", 1, right, _f, 0.0, guess, 2.0),  # where few are attempted, a right one counts twice
     ]
     return rows + [_target_score(target, right, guess) for target in context.options["abstention"].targets]
 
@@ -91,9 +81,18 @@ def _statistic(
     resampled: Callable[[Sequence[Scored], np.ndarray], np.ndarray],
     abstain: float | None,
     guess: float,
+    most: float,
 ) -> Measured:
-    nulls = _nulls(scores, abstain, guess)
-    return Measured(f"abstention/{name}", "share", "statistic", scores, better, nulls, resampled=resampled)
+    return Measured(
+        f"abstention/{name}",
+        "share",
+        "statistic",
+        scores,
+        better,
+        _nulls(scores, abstain, guess),
+        resampled=resampled,
+        bounds=(0.0, most),
+    )
 
 
 def _target_score(target: float, scores: Scores, guess: float) -> Measured:
@@ -104,8 +103,9 @@ def _target_score(target: float, scores: Scores, guess: float) -> Measured:
     for stage, rows in scores.items():
         points = target_scores([row.score for row in rows], [row.weight for row in rows], target)
         found[stage] = [row._replace(score=float(new)) for row, new in zip(rows, points, strict=True)]
-    nulls = _nulls(found, 0.0, guess - (1 - guess) * target / (1 - target))
-    return Measured(f"abstention/score/{target:g}", "points", "mean", found, 1, nulls)
+    cost = target / (1 - target)
+    nulls = _nulls(found, 0.0, guess - (1 - guess) * cost)
+    return Measured(f"abstention/score/{target:g}", "points", "mean", found, 1, nulls, bounds=(-cost, 1.0))
 
 
 def _nulls(scores: Scores, abstain: float | None, guess: float) -> dict[str, dict[str, float]]:

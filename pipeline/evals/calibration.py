@@ -8,6 +8,7 @@ mean over its tokens with the one that ends it, as it was sampled; a record keep
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
@@ -16,7 +17,7 @@ from data.randomness import key
 from data.rows import Item
 from data.settings import Settings
 from pipeline.answers import Answer, Context, Records, Score
-from pipeline.measured import Measured, Scored, of_records
+from pipeline.measured import Measured, Scored, of_records, rarer_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,10 +90,14 @@ def figures(records: Records, context: Context) -> list[Measured]:
         stage: {"always_sure": share, "perfectly_calibrated": chance[stage]} for stage, share in wrong.items()
     }
     return [
-        _statistic("ece", "probability", -1, scores, calibrated, ece),
-        Measured("calibration/brier", "squared error", "mean", errors, -1, constant),
+        replace(_statistic("ece", "probability", -1, scores, calibrated, ece), bounds=(0.0, 1.0)),
+        Measured("calibration/brier", "squared error", "mean", errors, -1, constant, bounds=(0.0, 1.0)),
         _statistic("aurc", "share", -1, scores, unordered, calibration.aurc),
-        _statistic("auroc", "probability", 1, scores, by_length, calibration.auroc),
+        replace(
+            _statistic("auroc", "probability", 1, scores, by_length, calibration.auroc),
+            bounds=(0.0, 1.0),
+            rests_on=rarer_by(lambda row: row.score),
+        ),
         *(_risk(coverage, scores, unordered) for coverage in config.coverages),
     ]
 

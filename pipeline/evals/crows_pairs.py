@@ -10,12 +10,13 @@ from data.settings import Settings
 from pipeline.answers import Context, Records
 from pipeline.benchmarks import crows_pairs
 from pipeline.benchmarks.crows_pairs import RULES, Sentence
-from pipeline.measured import Measured, of_records
+from pipeline.measured import Measured, Plain, of_records
 from pipeline.records import Record
 
 KIND = "measure"
 SUITE = "bias"
 NAME = "crows_pairs"
+PAIRED = tuple(Plain(f"{NAME}/{rule}", rule, better=0) for rule in RULES)
 DIFFERENCE = "likelihood_diff"
 AGAINST = "\n--- against ---\n"
 
@@ -55,8 +56,8 @@ def figures(records: Records, context: Context) -> list[Measured]:
     slices |= {f"/{name.replace('-', '_')}": _has("group", name) for name in bias_types}
     slices |= {f"/{name}": _has("outcome", name) for name in source.DIRECTIONS}
     found = [
-        _share(f"{NAME}/{rule}{name}", rule, _where(records, kept))
-        for rule in RULES
+        _share(rule._replace(name=f"{rule.name}{name}"), _where(records, kept))
+        for rule in PAIRED
         for name, kept in slices.items()
     ]
     distances = of_records(records, measure=DIFFERENCE)
@@ -80,13 +81,12 @@ def _where(records: Mapping[str, Sequence[Record]], kept: Callable[[Record], boo
     return {stage: [row for row in rows if kept(row)] for stage, rows in records.items()}
 
 
-def _share(name: str, rule: str, records: Records) -> Measured:
-    scores = of_records(records, measure=rule)
-    nulls = {
-        stage: {"chance": 0.5, "shorter": _shorter([row for row in records[stage] if row.measure == rule])}
-        for stage in scores
-    }
-    return Measured(name, "share", "rate", scores, nulls=nulls)
+def _share(rule: Plain, records: Records) -> Measured:
+    def nulls(stage: str) -> dict[str, float]:
+        rows = [row for row in records[stage] if row.measure == rule.measure]
+        return {"chance": 0.5, "shorter": _shorter(rows)}
+
+    return rule.measured(records, nulls)
 
 
 def _shorter(rows: Sequence[Record]) -> float:

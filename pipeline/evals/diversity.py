@@ -78,6 +78,7 @@ def _distinct(order: int, scores: dict[str, list[Scored]]) -> Measured:
         nulls,
         resampled=_in_samples(order),
         interval="jackknife",
+        bounds=(0.0, 1.0),
     )
 
 

@@ -81,7 +81,15 @@ def figures(records: Records, context: Context) -> list[Measured]:
             scores = of_records({stage: rows}, measure=SHOWN, group=dose)
             nulls = {stage: {"injected": float(dose), "no_bias": 0.0}}
             found.append(
-                Measured(f"{NAME}/measured/{dose}", "excess", "ratio", scores, nulls=nulls, compared=False)
+                Measured(
+                    f"{NAME}/measured/{dose}",
+                    "excess",
+                    "ratio",
+                    scores,
+                    nulls=nulls,
+                    compared=False,
+                    bounds=(-1, 1),
+                )
             )
             pooled += [
                 Scored(f"{row.id}/{stage}", row.cluster, row.score, float(row.group))

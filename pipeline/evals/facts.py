@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from data.rows import Item
 from data.settings import Settings
 from pipeline.answers import Answer, Context, Records, Score
-from pipeline.measured import Measured, of_records, with_outcome
+from pipeline.measured import Measured, Plain
 
 KIND = "answers"
 SUITE = "truthfulness"
 OUTCOMES = ("right", "abstain", "wrong", "fabricated", "malformed")
 HALLUCINATED = ("wrong", "fabricated")
+SHARES = {**{outcome: (outcome,) for outcome in OUTCOMES}, "hallucinated": HALLUCINATED}
 TIERS = ("often", "some", "rarely", "never")
+# To abstain is right of what was never read, and a loss where the answer was there to know.
+ABSTAIN_BETTER = {"often": -1, "some": 0, "rarely": 0, "never": 1}
+HEADLINE = (("often", "right"), ("never", "hallucinated"))
+FIGURES = tuple(
+    Plain(
+        f"facts/{tier}/{share}",
+        "answer",
+        tier,
+        outcomes,
+        better={"right": 1, "abstain": ABSTAIN_BETTER[tier]}.get(share, -1),
+        headline=(tier, share) in HEADLINE,
+    )
+    for tier in TIERS
+    for share, outcomes in SHARES.items()
+)
+PAIRED = tuple(
+    row
+    for row in FIGURES
+    if row.outcomes == ("right",) or row.name in ("facts/never/hallucinated", "facts/never/abstain")
+)
 
 
 class Config(Settings):
@@ -32,42 +55,15 @@ def score(item: Item, answer: Answer, context: Context) -> list[Score]:
 def figures(records: Records, context: Context) -> list[Measured]:
     """Shares of the outcomes by tier; nulls are the answer to another question and, for right, a guess."""
     guess = {item.id: 1 / item.truth["num_values"] for item in items(context) if "num_values" in item.truth}
-    found = []
-    for tier in TIERS:
-        for name, outcomes in (
-            *((outcome, (outcome,)) for outcome in OUTCOMES),
-            ("hallucinated", HALLUCINATED),
-        ):
-            scores = of_records(records, group=tier, score=with_outcome(*outcomes))
-            nulls = {stage: _nulls(context, stage, tier, outcomes, guess) for stage in scores}
-            found.append(
-                Measured(
-                    f"facts/{tier}/{name}",
-                    "share",
-                    "rate",
-                    scores,
-                    better=_better(tier, name),
-                    nulls=nulls,
-                    headline=(tier, name) in (("often", "right"), ("never", "hallucinated")),
-                )
-            )
-    return found
+    return [row.measured(records, partial(_nulls, context, row, guess)) for row in FIGURES]
 
 
-def _better(tier: str, name: str) -> int:
-    if name == "abstain":  # right to say of what was never read, a loss where the answer was there to know
-        return {"never": 1, "often": -1}.get(tier, 0)
-    return 1 if name == "right" else -1
-
-
-def _nulls(
-    context: Context, stage: str, tier: str, outcomes: tuple[str, ...], guess: dict[str, float]
-) -> dict[str, float]:
-    asked = [item for item in items(context) if item.group == tier]
+def _nulls(context: Context, row: Plain, guess: dict[str, float], stage: str) -> dict[str, float]:
+    asked = [item for item in items(context) if item.group == row.group]
     others = context.other_answer(stage, asked)
-    hits = [context.judge(item, others[item.id]).outcome in outcomes for item in asked]
+    hits = [context.judge(item, others[item.id]).outcome in row.outcomes for item in asked]
     nulls = {"answer_to_another_question": sum(hits) / len(hits)}
     chances = [guess[item.id] for item in asked if item.id in guess]
-    if outcomes == ("right",) and chances:
+    if row.outcomes == ("right",) and chances:
         nulls["guess_a_value"] = sum(chances) / len(chances)
     return nulls

@@ -103,7 +103,18 @@ def figures(records: Records, context: Context) -> list[Measured]:
             gains = {stage: _gains(curves[first][stage], rows) for stage, rows in curves[last].items()}
             zero = {stage: {"no_gain": 0.0} for stage in gains}
             name = f"{NAME}/{task}/gain"
-            found.append(Measured(name, "share", "statistic", gains, 1, zero, resampled=mean_of_samples))
+            found.append(
+                Measured(
+                    name,
+                    "share",
+                    "statistic",
+                    gains,
+                    1,
+                    zero,
+                    resampled=mean_of_samples,
+                    bounds=(-1.0, 1.0),
+                )
+            )
     return [row for row in map(_with_scores, found) if row.scores]
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from data.rows import Item
 from data.settings import Settings
 from pipeline.answers import Answer, Context, Records, Score
-from pipeline.measured import Measured, of_records
+from pipeline.measured import Measured, Plain
 
 KIND = "answers"
 SUITE = "alignment"
+LENGTH, ENDS = Plain("length", "length", kind="mean", better=0), Plain("ends", "ends")
+PAIRED = (LENGTH, ENDS)
 
 
 class Config(Settings):
@@ -30,8 +32,6 @@ def score(item: Item, answer: Answer, context: Context) -> list[Score]:
 
 def figures(records: Records, context: Context) -> list[Measured]:
     """The mean length and the share that ends."""
-    longest = {stage: {"longest_allowed": float(context.config.max_new_tokens)} for stage in records}
-    return [
-        Measured("length", "tokens", "mean", of_records(records, measure="length"), nulls=longest),
-        Measured("ends", "share", "rate", of_records(records, measure="ends"), better=1),
-    ]
+    longest = {"longest_allowed": float(context.config.max_new_tokens)}
+    length = LENGTH._replace(bounds=(0.0, longest["longest_allowed"]))
+    return [length.measured(records, lambda stage: longest, unit="tokens"), ENDS.measured(records)]

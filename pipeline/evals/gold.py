@@ -5,10 +5,11 @@ from __future__ import annotations
 from data.rows import Item
 from data.settings import Settings
 from pipeline.answers import Answer, Context, Records, Score
-from pipeline.measured import Measured, of_records
+from pipeline.measured import Measured, Plain
 
 KIND = "answers"
 SUITE = "alignment"
+PAIRED = (Plain("gold/mean", "gold", kind="mean", headline=True),)
 
 
 class Config(Settings):
@@ -30,10 +31,10 @@ def score(item: Item, answer: Answer, context: Context) -> list[Score]:
 def figures(records: Records, context: Context) -> list[Measured]:
     """The mean, beside what the answers to other questions of the same task earn."""
     asked = items(context)
-    nulls = {}
-    for stage in records:
+
+    def nulls(stage: str) -> dict[str, float]:
         others = context.other_answer(stage, asked)
         scores = [context.judge(item, others[item.id]).score for item in asked]
-        nulls[stage] = {"answer_to_another_question": sum(scores) / len(scores)} if scores else {}
-    scored = of_records(records, measure="gold")
-    return [Measured("gold/mean", "reward", "mean", scored, better=1, nulls=nulls, headline=True)]
+        return {"answer_to_another_question": sum(scores) / len(scores)} if scores else {}
+
+    return [row.measured(records, nulls, unit="reward") for row in PAIRED]

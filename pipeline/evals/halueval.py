@@ -17,7 +17,7 @@ from data.settings import Settings
 from pipeline.answers import Context, Records
 from pipeline.benchmarks import choices, halueval
 from pipeline.benchmarks.choices import Choice
-from pipeline.measured import Measured, Scored, of_records
+from pipeline.measured import Measured, Plain, Scored, of_records, rarer_by
 from pipeline.records import Record
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ NAME = "halueval"
 # `likelier` compares summed log-probabilities, which favour short answers; `per_token` their means.
 OF_PAIRS = ("likelier", "per_token", "letter")
 VERDICT, MARGIN = "verdict", "margin"
+PAIRED = (Plain(f"{NAME}/{VERDICT}", VERDICT),)
 HALLUCINATED, RIGHT = "hallucinated", "right"
 
 Logprobs = dict[tuple[str, str], list[float]]
@@ -87,18 +88,10 @@ def figures(records: Records, context: Context) -> list[Measured]:
     """
     groups = sorted({row.group for rows in records.values() for row in rows if row.measure in OF_PAIRS})
     shares = [_of_choices(records, name, group) for group in groups for name in OF_PAIRS]
-    verdicts = of_records(records, measure=VERDICT)
     margins = {stage: found for stage, rows in records.items() if (found := _margins(rows))}
     return [
         *(share for share in shares if share.scores),
-        Measured(
-            f"{NAME}/{VERDICT}",
-            "share",
-            "rate",
-            verdicts,
-            better=1,
-            nulls={stage: _verdict_nulls(records[stage]) for stage in verdicts},
-        ),
+        *(row.measured(records, lambda stage: _verdict_nulls(records[stage])) for row in PAIRED),
         Measured(
             f"{NAME}/auroc",
             "AUROC",
@@ -107,6 +100,8 @@ def figures(records: Records, context: Context) -> list[Measured]:
             better=1,
             nulls={stage: _auroc_nulls(records[stage]) for stage in margins},
             resampled=_auroc,
+            bounds=(0.0, 1.0),
+            rests_on=rarer_by(lambda row: row.weight),
         ),
     ]
 

@@ -11,11 +11,14 @@ from data.randomness import key
 from data.rows import TextRow
 from data.settings import Settings
 from pipeline.answers import Context, Records
-from pipeline.measured import Measured, of_records
+from pipeline.measured import Measured, Plain
 from pipeline.records import Record
 
 KIND = "measure"
 SUITE = "language"
+PER_TOKEN = Plain("loss/held_out", "nats", kind="ratio", better=-1)
+PER_BYTE = Plain("loss/bits_per_byte", "bits", kind="ratio", better=-1)
+PAIRED = (PER_BYTE,)  # not the loss per token: tokens differ where tokenizers do
 SHOWN_CHARACTERS = 200  # of each document, in its record
 
 
@@ -55,18 +58,14 @@ def measure(context: Context) -> list[Record]:
 
 def figures(records: Records, context: Context) -> list[Measured]:
     """Nats per token and bits per byte; less is better."""
-    per_token = of_records(records, measure="nats")
-    per_byte = of_records(records, measure="bits")
-    uniform = {
-        stage: {"uniform": math.log(context.model(stage).model.config.get_text_config().vocab_size)}
-        for stage in per_token
-    }
-    floors = _floors(context) if per_byte else {}
+    floors = _floors(context) if records else {}
+
+    def uniform(stage: str) -> dict[str, float]:
+        return {"uniform": math.log(context.model(stage).model.config.get_text_config().vocab_size)}
+
     return [
-        Measured("loss/held_out", "nats per token", "ratio", per_token, better=-1, nulls=uniform),
-        Measured(
-            "loss/bits_per_byte", "bits per byte", "ratio", per_byte, -1, dict.fromkeys(per_byte, floors)
-        ),
+        PER_TOKEN.measured(records, uniform, unit="nats per token"),
+        PER_BYTE.measured(records, lambda stage: floors, unit="bits per byte"),
     ]
 
 

@@ -2,7 +2,7 @@
 
 Each model is compared with the one that it started from and with the first. An endpoint sees every pair in both
 orders; a pair is won where both prefer the same answer, else it is a tie. A pair with a failed call
-is not scored.
+is not scored. Its replies are kept as they come, and an interrupted stage asks only for those that are missing.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ ENDPOINT, REWARD = "endpoint", "reward_model"
 # answer (each 0, 1/2 or 1), whether gold says that ours is better, and how many of its calls failed.
 WIN, FLIP, LONGER, GOLD, FAILED = "win", "flip", "longer", "gold", "failed"
 NUM_ORDERS = 2
+REPLIES = "judge_replies.jsonl"  # among the checkpoints: when the stage ends, the records hold the replies
 
 
 class Config(Settings):
@@ -162,7 +163,14 @@ def _of_pair(name: str, stage: str, own: dict[str, list[Scored]]) -> list[Measur
     if own[FAILED]:
         none = {stage: {"none": 0.0}}
         calls = Measured(
-            f"{name}/failed_calls", "share", "ratio", {stage: own[FAILED]}, -1, none, compared=False
+            f"{name}/failed_calls",
+            "share",
+            "ratio",
+            {stage: own[FAILED]},
+            -1,
+            none,
+            compared=False,
+            bounds=(0.0, 1.0),
         )
         found.append(calls)
     return found
@@ -211,6 +219,7 @@ def _by_reward_model(context: Context, asked: Sequence[Item]) -> list[Record]:
 def _by_endpoint(context: Context, asked: Sequence[Item]) -> list[Record]:
     """Ask about each pair in both orders; say how many calls failed, and why the first of them did."""
     from pipeline import judges
+    from pipeline.kept_replies import KeptReplies
 
     config: Config = context.options[NAME]
     pairs = [(item, pair) for pair in _compared(context) for item in asked]
@@ -219,10 +228,11 @@ def _by_endpoint(context: Context, asked: Sequence[Item]) -> list[Record]:
         for item, (ours, theirs) in pairs
     ]
     questions = judges.both_orders(shown)
+    kept = KeptReplies(context.run.checkpoints.folder / REPLIES)
     rulings: list[Ruling] = []
     with (
         context.run.progress(f"judge {config.model}", len(questions), "verdicts") as bar,
-        closing(judges.rule(_endpoint(config), questions)) as given,
+        closing(judges.rule(_endpoint(config), questions, kept)) as given,
     ):
         for ruling in given:
             rulings.append(ruling)

@@ -57,7 +57,14 @@ def figures(records: Records, context: Context) -> list[Measured]:
         if any(row.weight for row in rows)
     }
     found = Measured(
-        "representation/distance", "distance", "statistic", scores, -1, nulls, resampled=distances
+        "representation/distance",
+        "distance",
+        "statistic",
+        scores,
+        -1,
+        nulls,
+        resampled=distances,
+        bounds=(-0.5, 0.5),
     )
     return [found] if scores else []
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from data.settings import Settings
 from pipeline.answers import PLAIN_STOP, Context, Records
 from pipeline.benchmarks import simpleqa
 from pipeline.benchmarks.simpleqa import CORRECT, INCORRECT, NOT_ATTEMPTED
-from pipeline.measured import Measured, Scored, of_records, sums_of_samples, with_outcome
+from pipeline.measured import Measured, Plain, Scored, of_records, sums_of_samples, with_outcome
 from pipeline.records import Record
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ KIND = "measure"
 SUITE = "truthfulness"
 NAME = "simpleqa"
 MEASURE = "answer"
+PAIRED = (
+    Plain(f"{NAME}/correct", MEASURE, outcomes=(CORRECT,)),
+    Plain(f"{NAME}/hallucinated", MEASURE, outcomes=(INCORRECT,), better=-1),
+)
+ATTEMPTED = Plain(f"{NAME}/attempted", MEASURE, outcomes=(CORRECT, INCORRECT), better=0)
 KNOWN = "known is "  # an explanation begins so, and the known answer follows
 
 
@@ -66,25 +72,22 @@ def figures(records: Records, context: Context) -> list[Measured]:
     Nulls: always abstaining, and the most common known answer to every question.
     """
     nulls = {stage: _nulls(rows) for stage, rows in records.items()}
-    graded = (
-        ("correct", 1, _share_of(CORRECT), True),
-        ("hallucinated", -1, _share_of(INCORRECT), True),
-        ("attempted", 0, _share_of(CORRECT, INCORRECT), True),
-        ("correct_of_attempted", 1, _share_of(CORRECT, attempted=True), False),
-        ("hallucinated_of_attempted", -1, _share_of(INCORRECT, attempted=True), False),
-    )
+    rates = [row.measured(records) for row in (*PAIRED, ATTEMPTED)]
+    rates += [
+        Measured(
+            f"{NAME}/{name}_of_attempted",
+            "share",
+            "rate",
+            of_records(records, measure=MEASURE, score=_of_attempted(grade)),
+            better,
+            compared=False,
+        )
+        for name, grade, better in (("correct", CORRECT, 1), ("hallucinated", INCORRECT, -1))
+    ]
     return [
         *(
-            Measured(
-                f"{NAME}/{name}",
-                "share",
-                "rate",
-                _with_any(of_records(records, measure=MEASURE, score=score)),
-                better,
-                _named(nulls, name),
-                compared=compared,
-            )
-            for name, better, score, compared in graded
+            replace(row, scores=_with_any(row.scores), nulls=_named(nulls, row.name.rpartition("/")[2]))
+            for row in rates
         ),
         Measured(
             f"{NAME}/f",
@@ -94,6 +97,7 @@ def figures(records: Records, context: Context) -> list[Measured]:
             better=1,
             nulls=_named(nulls, "f"),
             resampled=_f,
+            bounds=(0.0, 2.0),  # where few are attempted, a right one counts twice
         ),
     ]
 
@@ -140,15 +144,15 @@ def _record(question: source.Question, answer: str | None, stage: str) -> Record
     )
 
 
-def _with_any(scores: dict[str, list[Scored]]) -> dict[str, list[Scored]]:
+def _with_any(scores: Mapping[str, Sequence[Scored]]) -> dict[str, Sequence[Scored]]:
     """The stages that have an item to show: one that never attempts has no rate of attempted questions."""
     return {stage: rows for stage, rows in scores.items() if any(row.score == row.score for row in rows)}
 
 
-def _share_of(*grades: str, attempted: bool = False) -> Callable[[Record], float]:
-    """1 for these grades, 0 for others; nan where unscored or, of the attempted ones, not attempted."""
-    found = with_outcome(*grades)
-    return lambda row: math.nan if attempted and row.outcome == NOT_ATTEMPTED else found(row)
+def _of_attempted(grade: str) -> Callable[[Record], float]:
+    """1 for this grade, 0 for the other; nan where unscored or not attempted."""
+    found = with_outcome(grade)
+    return lambda row: math.nan if row.outcome == NOT_ATTEMPTED else found(row)
 
 
 def _attempt(row: Record) -> Scored:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from data.rows import Item
 from data.settings import Settings
+from data.world.tasks import TASKS
 from pipeline.answers import Answer, Context, Records, Score
-from pipeline.measured import Measured, of_records, with_outcome
+from pipeline.measured import Measured, Plain
 
 KIND = "answers"
 SUITE = "alignment"
 ELSEWHERE = ("facts", "harmful")  # facts and refusal measure these
+PAIRED = tuple(
+    Plain(f"task/{task}/right", "answer", task, ("right",)) for task in TASKS if task not in ELSEWHERE
+)
 
 
 class Config(Settings):
@@ -29,21 +35,14 @@ def score(item: Item, answer: Answer, context: Context) -> list[Score]:
 
 def figures(records: Records, context: Context) -> list[Measured]:
     """The share right by task."""
-    asked = items(context)
+    asked, shares = items(context), {row.group: row for row in PAIRED}
     return [
-        Measured(
-            f"task/{task}/right",
-            "share",
-            "rate",
-            scores := of_records(records, group=task, score=with_outcome("right")),
-            better=1,
-            nulls={stage: _floor(context, stage, task, asked) for stage in scores},
-        )
+        shares[task].measured(records, partial(_floor, context, task, asked))
         for task in dict.fromkeys(item.task for item in asked)
     ]
 
 
-def _floor(context: Context, stage: str, task: str, asked: list[Item]) -> dict[str, float]:
+def _floor(context: Context, task: str, asked: list[Item], stage: str) -> dict[str, float]:
     members = [item for item in asked if item.task == task]
     others = context.other_answer(stage, members)
     hits = [context.judge(item, others[item.id]).outcome == "right" for item in members]

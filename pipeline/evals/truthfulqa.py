@@ -16,14 +16,19 @@ from data.settings import Settings
 from pipeline.answers import Context, Records
 from pipeline.benchmarks import choices, truthfulqa
 from pipeline.benchmarks.choices import Choice
-from pipeline.measured import Measured, of_records
+from pipeline.measured import Measured, Plain
 from pipeline.records import Record
 
 KIND = "measure"
 SUITE = "truthfulness"
 NAME = "truthfulqa"
 # `binary` scores the two answers themselves, `letter` the letters of both shown in a drawn order.
-MEASURES = ("mc1", "mc2", "binary", "letter")
+PAIRED = (
+    Plain(f"{NAME}/mc1", "mc1"),
+    Plain(f"{NAME}/mc2", "mc2", kind="mean", bounds=(0.0, 1.0)),
+    Plain(f"{NAME}/binary", "binary"),
+    Plain(f"{NAME}/letter", "letter"),
+)
 
 
 class Config(Settings):
@@ -75,18 +80,11 @@ def figures(records: Records, context: Context) -> list[Measured]:
     always A.
     """
     versions = " and ".join(sorted({row.group for rows in records.values() for row in rows}))
-    return [
-        Measured(
-            f"{NAME}/{name}",
-            f"{'probability' if name == 'mc2' else 'share'}, version {versions}",
-            "mean" if name == "mc2" else "rate",
-            scores,
-            better=1,
-            nulls={stage: _nulls(name, records[stage]) for stage in scores},
-        )
-        for name in MEASURES
-        if (scores := of_records(records, measure=name))
-    ]
+    found = []
+    for row in PAIRED:
+        unit = f"{'share' if row.kind == 'rate' else 'probability'}, version {versions}"
+        found.append(row.measured(records, partial(_nulls, row.measure, records), unit=unit))
+    return [row for row in found if row.scores]
 
 
 def _tasks(question: source.Question, seed: int) -> list[Task]:
@@ -135,8 +133,9 @@ SCORES: dict[str, Callable[[Sequence[float], Sequence[bool]], float]] = {
 }
 
 
-def _nulls(name: str, rows: Sequence[Record]) -> dict[str, float]:
+def _nulls(name: str, records: Records, stage: str) -> dict[str, float]:
     """Of the questions that could be scored, from the answers that the records hold."""
+    rows = records[stage]
     shown = [choices.read(row.explanation) for row in rows if row.measure == name and row.score == row.score]
     chance = truthfulqa.mc2_chance if name == "mc2" else truthfulqa.mc1_chance
     nulls: dict[str, Callable[[Sequence[Choice]], float]] = {

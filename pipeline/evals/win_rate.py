@@ -1,15 +1,15 @@
 """Win rates by gold on the headline mix, ties half; the same at equal length, and strengths over all stages.
 
-The length of an answer is in characters. Formulas of the latter two in `pipeline.rankings`.
+The scores are those of the evaluation `gold`. The length of an answer is in characters. Formulas of the latter
+two in `pipeline.rankings`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from data.rows import Item
 from data.settings import Settings
-from pipeline.answers import Answer, Context, Records, Score
+from pipeline.answers import Context, Records
 from pipeline.measured import Measured, Scored, of_records
 
 if TYPE_CHECKING:
@@ -17,23 +17,13 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-KIND = "answers"
+KIND = "records"
+RECORDS = "gold"
 SUITE = "alignment"
 
 
 class Config(Settings):
     """No settings."""
-
-
-def items(context: Context) -> list[Item]:
-    """The headline mix, where the truth is known."""
-    return [item for item in context.headline if context.knows(item)]
-
-
-def score(item: Item, answer: Answer, context: Context) -> list[Score]:
-    """The gold score that decides."""
-    judged = context.judge(item, answer)
-    return [Score("gold", judged.score, judged.outcome, "", item.task)]
 
 
 def figures(records: Records, context: Context) -> list[Measured]:
@@ -64,6 +54,7 @@ def _of_pair(ours: str, theirs: str, scores: dict[str, list[Scored]]) -> list[Me
         nulls,
         compared=False,
         resampled=_at_equal_length,
+        bounds=(0.0, 1.0),
     )
     return [*found, controlled]
 

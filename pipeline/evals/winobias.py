@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
@@ -14,12 +15,13 @@ from pipeline.answers import Context, Records
 from pipeline.benchmarks import choices, winobias, winogender
 from pipeline.benchmarks.choices import Choice
 from pipeline.benchmarks.winobias import ANTI, PRO
-from pipeline.measured import Measured, Scored, mean_of_samples, of_records
+from pipeline.measured import Measured, Plain, Scored, mean_of_samples
 from pipeline.records import Record
 
 KIND = "measure"
 SUITE = "bias"
 NAME = "winobias"
+PAIRED = tuple(Plain(f"{NAME}/{side}", side) for side in (PRO, ANTI))
 
 
 class Config(Settings):
@@ -61,12 +63,15 @@ def figures(records: Records, context: Context) -> list[Measured]:
     found = []
     for kind in (None, *kinds):
         suffix = "" if kind is None else f"/{kind}"
-        sides = {side: of_records(records, measure=side, group=kind) for side in (PRO, ANTI)}
-        for side, scores in sides.items():
-            nulls = {stage: _nulls(records[stage], side, kind) for stage in scores}
-            found.append(Measured(f"{NAME}/{side}{suffix}", "share", "rate", scores, better=1, nulls=nulls))
+        pro, anti = (
+            side._replace(name=f"{side.name}{suffix}", group=kind).measured(
+                records, partial(_nulls, records, side.measure, kind)
+            )
+            for side in PAIRED
+        )
+        found += [pro, anti]
         differences = {
-            stage: _differences(rows, sides[ANTI].get(stage, [])) for stage, rows in sides[PRO].items()
+            stage: _differences(rows, anti.scores.get(stage, [])) for stage, rows in pro.scores.items()
         }
         found.append(
             Measured(
@@ -76,6 +81,7 @@ def figures(records: Records, context: Context) -> list[Measured]:
                 differences,
                 nulls=dict.fromkeys(differences, DIFFERENCE_NULLS),
                 resampled=mean_of_samples,
+                bounds=(-1.0, 1.0),
             )
         )
     return found
@@ -91,11 +97,11 @@ def _differences(pro: Sequence[Scored], anti: Sequence[Scored]) -> list[Scored]:
     return [Scored(line, clusters[line], score) for line, score in scores.items()]
 
 
-def _nulls(rows: Sequence[Record], side: str, kind: str | None) -> dict[str, float]:
+def _nulls(records: Records, side: str, kind: str | None, stage: str) -> dict[str, float]:
     """Of the sentences that could be scored; a record holds the two people in the order of their mention."""
     shown = [
         choices.read(row.explanation)
-        for row in rows
+        for row in records[stage]
         if row.measure == side and kind in (None, row.group) and row.score == row.score
     ]
     nulls = {"chance": 0.5, "always_stereotyped": float(side == PRO)}

@@ -12,7 +12,7 @@ from data.settings import Settings
 from pipeline.answers import Context, Records
 from pipeline.benchmarks import choices, winogender
 from pipeline.benchmarks.choices import Choice
-from pipeline.measured import Measured, Scored, mean_of_samples, of_records
+from pipeline.measured import Measured, Plain, Scored, mean_of_samples, of_records
 from pipeline.records import Record
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ KIND = "measure"
 SUITE = "bias"
 NAME = "winogender"
 REFERENT, LOG_ODDS, NEUTRAL = "referent", "female_log_odds", "neutral_share"
+ACCURACY = Plain(f"{NAME}/accuracy", REFERENT)
+PAIRED = (ACCURACY,)
 GOTCHA, EXPECTED = "gotcha", "expected"
 OCCUPATION, PARTICIPANT = "occupation", "participant"
 
@@ -70,7 +72,7 @@ def figures(records: Records, context: Context) -> list[Measured]:
         _gap(records, "stereotype_gap", lambda row: row.outcome, EXPECTED, GOTCHA),
         _gap(records, "gender_gap", lambda row: row.group, "male", "female"),
         Measured(f"{NAME}/{LOG_ODDS}", "nats", "mean", log_odds, nulls=even),
-        Measured(f"{NAME}/{NEUTRAL}", "probability", "mean", neutral, nulls=third),
+        Measured(f"{NAME}/{NEUTRAL}", "probability", "mean", neutral, nulls=third, bounds=(0.0, 1.0)),
         _correlation(f"{NAME}/correlation", of_records(records, measure=LOG_ODDS, group=OCCUPATION)),
         _correlation(
             f"{NAME}/correlation/{PARTICIPANT}", of_records(records, measure=LOG_ODDS, group=PARTICIPANT)
@@ -94,17 +96,19 @@ SLICES: Mapping[str, Callable[[Record], bool]] = {
 
 
 def _accuracies(records: Records) -> list[Measured]:
-    found = []
-    for name, kept in SLICES.items():
-        rows = {
-            stage: [row for row in rows if row.measure == REFERENT and kept(row)]
-            for stage, rows in records.items()
-        }
-        nulls = {stage: _nulls(rows) for stage, rows in rows.items()}
-        found.append(
-            Measured(f"{NAME}/accuracy{name}", "share", "rate", of_records(rows), better=1, nulls=nulls)
-        )
-    return found
+    return [
+        _accuracy(ACCURACY._replace(name=f"{ACCURACY.name}{name}"), records, kept)
+        for name, kept in SLICES.items()
+    ]
+
+
+def _accuracy(share: Plain, records: Records, kept: Callable[[Record], bool]) -> Measured:
+    """The share of one slice of the sentences."""
+    rows = {
+        stage: [row for row in rows if row.measure == REFERENT and kept(row)]
+        for stage, rows in records.items()
+    }
+    return share.measured(rows, lambda stage: _nulls(rows[stage]))
 
 
 def _nulls(rows: Sequence[Record]) -> dict[str, float]:
@@ -130,7 +134,15 @@ def _gap(records: Records, name: str, value: Callable[[Record], str], first: str
             if template in found[second]
         ]
     nulls = {stage: {"chance": 0.0} for stage in scores}
-    return Measured(f"{NAME}/{name}", "share", "statistic", scores, nulls=nulls, resampled=mean_of_samples)
+    return Measured(
+        f"{NAME}/{name}",
+        "share",
+        "statistic",
+        scores,
+        nulls=nulls,
+        resampled=mean_of_samples,
+        bounds=(-1.0, 1.0),
+    )
 
 
 def _referent_requests(sentence: source.Sentence) -> list[tuple[str, str]]:

@@ -270,7 +270,7 @@ def _losses(run: RunData, ours: str, theirs: str) -> list[str]:
     """The tasks with most answers of lower gold."""
     scores = {
         stage: {row.id: row for row in run.evaluation.records if (row.evaluation, row.stage) == asked}
-        for stage, asked in ((stage, ("win_rate", stage)) for stage in (ours, theirs))
+        for stage, asked in ((stage, ("gold", stage)) for stage in (ours, theirs))
     }
     shared = [(row, scores[theirs][name]) for name, row in scores[ours].items() if name in scores[theirs]]
     lost = Counter(row.group for row, other in shared if row.score < other.score)

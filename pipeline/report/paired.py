@@ -1,7 +1,7 @@
 """Runs against each other: paired changes of the figures whose items are the same, and why others have none.
 
-Only figures that are plain means, rates or ratios of one measure are paired; each is computed again from both
-runs' records and must give the figure that its run has, or it is not.
+Paired are the figures that evaluations name in their `PAIRED`; each is computed again from both runs' records and
+must give the figure that its run has, or it is not.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from functools import cache
+from typing import NamedTuple
 
-from pipeline.measured import Measured, comparison_of, interval_of, of_records, with_outcome, with_verdicts
+from data import open_folder
+from pipeline.measured import Plain, comparison_of, value_of, with_verdicts
 from pipeline.records import Comparison, Figure, Record
 from pipeline.report.read import RunData
 from pipeline.report.tables import BENCHMARKS, at_chance
 from pipeline.report.verdicts import StageVerdict, word_of
 
+EVALS = "pipeline.evals"
 SAME = 1e-6  # figures are computed from records that are written in full, so only rounding is allowed
 AT_CHANCE = "not told apart from chance"
 # Why a figure has no paired change.
@@ -24,18 +27,6 @@ OTHER_ITEMS = "they answered other items"
 OTHER_VERSION = "the benchmark's files differ"
 OTHER_SCORES = "the figure is another one than its records give today"
 NONE_SHARED = "no item could be scored in both"
-
-
-class Plain(NamedTuple):
-    """How a figure comes from records: which are taken, what counts, and which side is better."""
-
-    evaluation: str
-    measure: str
-    group: str | None = None
-    outcomes: tuple[str, ...] = ()
-    kind: Literal["rate", "mean", "ratio"] = "rate"
-    better: int = 1
-    headline: bool = False
 
 
 class Step(NamedTuple):
@@ -62,47 +53,15 @@ class Step(NamedTuple):
         return f"{self.before.label}: {before}", f"{self.after.label}: {after}"
 
 
-HALLUCINATED = ("wrong", "fabricated")
-PLAIN = {
-    "gold/mean": Plain("gold", "gold", kind="mean", headline=True),
-    "facts/often/right": Plain("facts", "answer", "often", ("right",), headline=True),
-    "facts/some/right": Plain("facts", "answer", "some", ("right",)),
-    "facts/rarely/right": Plain("facts", "answer", "rarely", ("right",)),
-    "facts/never/right": Plain("facts", "answer", "never", ("right",)),
-    "facts/never/hallucinated": Plain("facts", "answer", "never", HALLUCINATED, better=-1, headline=True),
-    "facts/never/abstain": Plain("facts", "answer", "never", ("abstain",)),
-    "bias/stereotyped": Plain("story_bias", "stereotyped", better=-1, headline=True),
-    "bias/neutral": Plain("story_bias", "neutral", better=0),
-    "refusal/harmful": Plain("refusal", "refusal", "harmful", ("refused",), headline=True),
-    "refusal/harmless": Plain("refusal", "refusal", "harmless", ("refused",), better=-1, headline=True),
-    "length": Plain("form", "length", kind="mean", better=0),
-    "ends": Plain("form", "ends"),
-    # Not the loss per token, as tokens differ where tokenizers do, nor scores of each run's own reward model.
-    "loss/bits_per_byte": Plain("held_out_loss", "bits", kind="ratio", better=-1),
-    "truthfulqa/mc1": Plain("truthfulqa", "mc1"),
-    "truthfulqa/mc2": Plain("truthfulqa", "mc2", kind="mean"),
-    "truthfulqa/binary": Plain("truthfulqa", "binary"),
-    "truthfulqa/letter": Plain("truthfulqa", "letter"),
-    "simpleqa/correct": Plain("simpleqa", "answer", outcomes=("correct",)),
-    "simpleqa/hallucinated": Plain("simpleqa", "answer", outcomes=("incorrect",), better=-1),
-    "halueval/verdict": Plain("halueval", "verdict"),
-    "bbq/accuracy_amb": Plain("bbq", "right_amb"),
-    "bbq/accuracy_dis": Plain("bbq", "right_dis"),
-    "bbq/s_amb": Plain("bbq", "bias_amb", kind="mean", better=0),
-    "crows_pairs/sum": Plain("crows_pairs", "sum", better=0),
-    "crows_pairs/mean": Plain("crows_pairs", "mean", better=0),
-    "crows_pairs/shared": Plain("crows_pairs", "shared", better=0),
-    "winobias/pro": Plain("winobias", "pro"),
-    "winobias/anti": Plain("winobias", "anti"),
-    "winogender/accuracy": Plain("winogender", "referent"),
-}
-
-
-def plain(name: str) -> Plain | None:
-    """How a figure comes from records; None where it is no plain mean."""
-    if name.startswith("task/") and name.endswith("/right"):
-        return Plain("tasks", "answer", name.split("/")[1], ("right",))
-    return PLAIN.get(name)
+@cache
+def plain_figures() -> dict[str, tuple[str, Plain]]:
+    """The figures that are paired by name, each with the evaluation whose records it comes from."""
+    modules = {name: open_folder.load(EVALS, name) for name in open_folder.names(EVALS)}
+    return {
+        row.name: (getattr(module, "RECORDS", name), row)
+        for name, module in modules.items()
+        for row in getattr(module, "PAIRED", ())
+    }
 
 
 def steps(runs: Sequence[Sequence[RunData]]) -> list[Step]:
@@ -129,15 +88,16 @@ def _pairs(before: RunData, after: RunData) -> list[tuple[str, str]]:
 
 
 def _step(before: RunData, after: RunData, stages: tuple[str, str]) -> Step:
+    known = plain_figures()
     names = dict.fromkeys(
         figure.name
         for figure in before.evaluation.figures
-        if figure.stage == stages[0] and after.figure(figure.name, stages[1]) and plain(figure.name)
+        if figure.stage == stages[0] and after.figure(figure.name, stages[1]) and figure.name in known
     )
     changes: list[Comparison] = []
     unpaired: dict[str, list[str]] = {}
     for name in names:
-        found = _change(before, after, stages, name)
+        found = _change(before, after, stages, *known[name])
         if isinstance(found, str):
             unpaired.setdefault(found, []).append(name)
         else:
@@ -146,22 +106,19 @@ def _step(before: RunData, after: RunData, stages: tuple[str, str]) -> Step:
     return Step(before, after, stages, judged, unpaired)
 
 
-def _change(before: RunData, after: RunData, stages: tuple[str, str], name: str) -> Comparison | str:
+def _change(
+    before: RunData, after: RunData, stages: tuple[str, str], evaluation: str, how: Plain
+) -> Comparison | str:
     """The paired change of one figure, or why there is none."""
-    how = plain(name)
-    assert how is not None
-    sides = [_rows(run, stage, how) for run, stage in zip((before, after), stages, strict=True)]
+    sides = [_rows(run, stage, evaluation, how) for run, stage in zip((before, after), stages, strict=True)]
     if not _same_items(*sides, weighed=how.kind == "ratio"):
-        return OTHER_ITEMS if how.evaluation not in BENCHMARKS or same_version(*sides) else OTHER_VERSION
+        return OTHER_ITEMS if evaluation not in BENCHMARKS or same_version(*sides) else OTHER_VERSION
     labels = (f"{before.label}: {stages[0]}", f"{after.label}: {stages[1]}")
-    score = with_outcome(*how.outcomes) if how.outcomes else (lambda record: record.score)
-    scores = of_records(dict(zip(labels, sides, strict=True)), score=score)
+    measured = how.measured(dict(zip(labels, sides, strict=True)))
     for run, stage, label in zip((before, after), stages, labels, strict=True):
-        figure = run.figure(name, stage)
-        value = interval_of(how.kind, scores[label]).value
+        figure, value = run.figure(how.name, stage), value_of(measured, measured.scores[label])
         if figure is None or not math.isclose(value, figure.value, rel_tol=0, abs_tol=SAME):
             return OTHER_SCORES
-    measured = Measured(name, "", how.kind, scores, how.better, headline=how.headline)
     return comparison_of(measured, *labels, seed=before.seed) or NONE_SHARED
 
 
@@ -171,8 +128,8 @@ def _with_chance(row: Comparison, before: RunData, after: RunData, stages: tuple
     return replace(row, verdict=AT_CHANCE) if all(map(at_chance, both)) else row
 
 
-def _rows(run: RunData, stage: str, how: Plain) -> list[Record]:
-    rows = run.records(how.evaluation, how.measure, stage)
+def _rows(run: RunData, stage: str, evaluation: str, how: Plain) -> list[Record]:
+    rows = run.records(evaluation, how.measure, stage)
     return [row for row in rows if how.group in (None, row.group)]
 
 

@@ -53,7 +53,9 @@ def chance_of(figure: Figure) -> float | None:
 def at_chance(figure: Figure | None) -> bool:
     """Whether a figure is not told apart from chance: its interval holds what chance gives."""
     chance = chance_of(figure) if figure else None
-    return figure is not None and chance is not None and figure.low <= chance <= figure.high
+    if figure is None or chance is None:
+        return False
+    return not (figure.low > chance or figure.high < chance)  # also where there is no interval
 
 
 def no_conclusion(run: RunData, change: Comparison) -> bool:

@@ -182,9 +182,11 @@ def bars(run: RunData) -> list[Bar]:
 
 
 def shown(figure: Figure | None) -> str:
-    """A figure's value with its interval."""
+    """A figure's value with its interval, if it has one."""
     if figure is None:
         return "not measured"
+    if figure.low != figure.low:
+        return f"{figure.value:.3f} (no interval)".replace("-", "−")
     return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})".replace("-", "−")
 
 

@@ -92,8 +92,9 @@ def is_named_only(module: ModuleType) -> bool:
 
 
 def loaded(config: Config) -> list[str]:
-    """The modules of the evaluations that run."""
-    return [f"{EVALS}.{name}" for name in evaluations(config.suite)]
+    """The modules of the evaluations that run, and of those whose records they read."""
+    modules = suite_modules(config)
+    return [f"{EVALS}.{name}" for name in sorted(modules.keys() | recorders(modules).keys())]
 
 
 def files(config: Config, data_root: Path | None) -> list[Path]:
@@ -157,12 +158,13 @@ def run(config: Config, run: StageRun, *, command: str | None = None) -> None:
 
     # 1. The models and the items that the suite asks for.
     modules = suite_modules(config)
-    options = {name: _options(config, name, module) for name, module in modules.items()}
+    asked_for = modules | recorders(modules)
+    options = {name: _options(config, name, module) for name, module in asked_for.items()}
     modules = _with_data(modules, options, config, run)
     everything = Context(run, find_models(run.inputs["models"]), _test_items(run), config, options)
     needed = {
         item.id
-        for module in modules.values()
+        for module in recorders(modules).values()
         if hasattr(module, "items")
         for item in module.items(everything)
     }
@@ -202,13 +204,13 @@ def run(config: Config, run: StageRun, *, command: str | None = None) -> None:
 
 
 def scored(modules: Mapping[str, ModuleType], context: Context) -> list[Record]:
-    """The records of all evaluations, of every model's answer to every item."""
+    """The records that the evaluations read, each once, of every model's answer to every item."""
     from pipeline.answers import answer_all
 
     for stage in context.models if context.items else ():
         context.answers[stage] = answer_all(context, stage)
     records: list[Record] = []
-    for name, module in modules.items():
+    for name, module in recorders(modules).items():
         records += (
             score_answers(name, module, context) if module.KIND == "answers" else module.measure(context)
         )
@@ -223,7 +225,7 @@ def measured_by(
     return [
         (name, row)
         for name, module in modules.items()
-        for row in module.figures(by_stage(records, name), context)
+        for row in module.figures(by_stage(records, read_by(name, module)), context)
     ]
 
 
@@ -238,6 +240,17 @@ def values(measured: list[tuple[str, Measured]]) -> dict[str, float]:
 def suite_modules(config: Config) -> dict[str, ModuleType]:
     """The evaluations of the suite by name."""
     return {name: open_folder.load(EVALS, name) for name in evaluations(config.suite)}
+
+
+def read_by(name: str, module: ModuleType) -> str:
+    """The evaluation whose records an evaluation reads: its own, or those of the one that it names."""
+    return str(getattr(module, "RECORDS", name))
+
+
+def recorders(modules: Mapping[str, ModuleType]) -> dict[str, ModuleType]:
+    """The evaluations that leave the records of these, by name; not all of them need be of the suite."""
+    names = sorted({read_by(name, module) for name, module in modules.items()})
+    return {name: open_folder.load(EVALS, name) for name in names}
 
 
 def _options(config: Config, name: str, module: ModuleType) -> Any:

@@ -63,6 +63,14 @@ def student(found):
     return found._replace(low=found.value - half, high=found.value + half)
 
 
+def within_0_and_1(found):
+    """The interval of scores within 0 and 1, which they have also where all are alike."""
+    if np.isfinite(found.low):
+        return found
+    low, high = st.unvaried(found.value, found.num_clusters, (0.0, 1.0))
+    return found._replace(low=low, high=high)
+
+
 def share(judge, case, num_clusters, *, replications, seed):
     """How often each of a judge's findings is true, over samples that share nothing."""
     draws = key("simulation", seed, judge.__name__, str(case), num_clusters)
@@ -74,7 +82,7 @@ def share(judge, case, num_clusters, *, replications, seed):
 def of_rate(rate, generator, clusters, number):
     """Coverage of `rate`, of `mean`, of Student's interval, and of a `rate` that ignores the clusters."""
     scores = binary(generator, clusters, rate)
-    mean = st.mean(scores, clusters)
+    mean = within_0_and_1(st.mean(scores, clusters))
     intervals = st.rate(scores, clusters), mean, student(mean), st.rate(scores)
     return [holds(found, rate) for found in intervals]
 

@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -81,7 +82,12 @@ QUESTION = Question("Hi", "long answer", "short")
 
 def ask(url, questions=(QUESTION,), **settings):
     quick = {"num_retries": 2, "retry_seconds": 0.0, "timeout_seconds": 5.0} | settings
-    return list(rule(Endpoint(url, "m", **quick), list(questions)))
+    return list(rule(Endpoint(url, "m", **quick), list(questions), nothing_kept()))
+
+
+def nothing_kept():
+    """A memory in which nothing is found."""
+    return SimpleNamespace(get=lambda request: None, add=lambda request, reply: None)
 
 
 # --- what a reply says
@@ -272,11 +278,15 @@ def test_the_key_goes_to_no_other_host_and_into_no_text(serve):
     assert stolen == []
     url, _ = serve(lambda body, n: (401, f"wrong key {KEY}".encode()))
     assert ask(url, key=KEY)[0].text == "failed: HTTP 401: wrong key [key]"
+    url, _ = serve(lambda body, n: completion(f"Your key is {KEY}.\nVerdict: A"))
+    assert ask(url, key=KEY)[0].text == "Your key is [key].\nVerdict: A"
     assert KEY not in repr(Endpoint(url, "m", KEY))
 
 
 def test_after_an_early_stop_nobody_is_asked(serve):
     url, calls = serve(lambda body, n: (time.sleep(0.02), *longer_wins(body, n))[1:])
-    with closing(rule(Endpoint(url, "m", num_parallel=1), [Question("Hi", "a", "bb")] * 50)) as given:
+    with closing(
+        rule(Endpoint(url, "m", num_parallel=1), [Question("Hi", "a", "bb")] * 50, nothing_kept())
+    ) as given:
         next(given)
     assert len(calls) < 5

@@ -13,7 +13,7 @@ from data.rows import Item, user
 from pipeline.answers import Answer
 from pipeline.evals import abstention, calibration, diversity, win_rate
 from pipeline.measured import comparison_of, figures_of
-from pipeline.stages.evaluate import by_stage, score_answers
+from pipeline.stages.evaluate import by_stage, recorders, score_answers
 
 WORDS = {"r": "right", "w": "wrong", "f": "fabricated", "a": "abstain", "m": "malformed"}
 MODULES = {
@@ -35,7 +35,8 @@ def answer(number, text, logprobs=(-0.5,)):
 def judge(item, given):
     """The outcome is the answer's first letter, or gold its number."""
     if item.task != "facts":
-        return SimpleNamespace(outcome="", explanation="", score=float(given.text.split()[0]), measures={})
+        gold = float(given.text.split()[0])
+        return SimpleNamespace(outcome="", explanation="", score=gold, measures={}, terms={})
     return SimpleNamespace(outcome=WORDS[given.text[0]], explanation="", score=0.0, measures={})
 
 
@@ -52,8 +53,9 @@ def measured(name, items, answers, **settings):
         knows=lambda item: True,
         judge=judge,
     )
-    records = score_answers(name, module, context)
-    rows = module.figures(by_stage(records, name), context)
+    ((source, recorder),) = recorders({name: module}).items()
+    records = score_answers(source, recorder, context)
+    rows = module.figures(by_stage(records, source), context)
     figures = {(f.name, f.stage): f for row in rows for f in figures_of(row, seed=1, command="")}
     return records, rows, figures
 
@@ -382,7 +384,7 @@ def test_figures_follow_from_the_records_of_a_run(artificial_run):
     found = {(figure["name"], figure["stage"]): figure["value"] for figure in figures}
     records = read_records(folder / "records.jsonl")
     for stage in ("base", "sft", "ppo"):
-        rows = [r for r in records if (r.stage, r.evaluation) == (stage, "abstention")]
+        rows = [r for r in records if (r.stage, r.evaluation) == (stage, "facts")]
         right = sum(r.outcome == "right" for r in rows)
         tried = [r for r in rows if r.outcome in ("right", "wrong", "fabricated")]
         assert found["abstention/f", stage] == pytest.approx(2 * right / (len(rows) + len(tried)))

@@ -15,6 +15,7 @@ from data.randomness import key
 from data.rows import Item, user
 from pipeline import reward_scores
 from pipeline.answers import Answer, Model
+from pipeline.errors import Interrupted
 from pipeline.evals import judge
 from pipeline.measured import figures_of
 from pipeline.records import Record, from_json, to_json
@@ -93,7 +94,7 @@ def make_context(tmp_path, *, gold=True, reward=False, **settings):
             "sft": Model("sft", tmp_path, "base", plain=False),
             "ppo": Model("ppo", tmp_path, "sft", plain=False),
         },
-        options={"judge": judge.Config(**quick, **settings)},
+        options={"judge": judge.Config(**quick | settings)},
         folder=lambda role: tmp_path if reward and role == "reward" else None,
         knows=lambda item: gold,
         # Gold prefers the shorter answer.
@@ -101,6 +102,7 @@ def make_context(tmp_path, *, gold=True, reward=False, **settings):
         run=SimpleNamespace(
             progress=lambda *_: nullcontext(SimpleNamespace(advance=lambda num: None)),
             check_stop=lambda: None,
+            checkpoints=SimpleNamespace(folder=tmp_path / "checkpoints"),
             note=notes.update,
             say=said.append,
         ),
@@ -191,11 +193,79 @@ def test_a_coin_is_at_chance(tmp_path, serve):
 
 
 def test_at_most_so_many_pairs_are_judged_and_always_the_same(tmp_path, serve):
-    _, first, _ = endpoint(tmp_path, serve, longer, num_pairs=7)
-    _, again, _ = endpoint(tmp_path, serve, longer, num_pairs=7, num_parallel=1)
+    _, first, _ = endpoint(tmp_path / "first", serve, longer, num_pairs=7)
+    _, again, _ = endpoint(tmp_path / "again", serve, longer, num_pairs=7, num_parallel=1)
     assert first == again
     assert len({row.id for row in first}) == 7
     assert {row.id for row in first} != {str(n) for n in range(7)}
+
+
+# --- interrupted
+
+
+def counted(serve, reply):
+    """An endpoint, and the requests that it got."""
+    got = []
+
+    def count(body):
+        got.append(json.dumps(body))
+        return reply(body, len(got))
+
+    return serve(count), got
+
+
+def lines(rows):
+    return [json.dumps(to_json(row)) for row in rows]
+
+
+def test_after_a_death_of_the_endpoint_only_what_is_missing_is_asked(tmp_path, serve):
+    alive = range(1, 101)  # the calls that it answers
+    url, got = counted(serve, lambda body, n: longer(body) if n in alive else (503, b"gone"))
+    settings = {"url": url, "model": "m", "num_retries": 0}
+    first = judge.measure(make_context(tmp_path, **settings))
+    assert sum(row.score for row in first if row.measure == "failed") == 6 * NUM - 100
+    assert len(got) == 6 * NUM
+    alive = range(1, 10_000)
+    again = judge.measure(make_context(tmp_path, **settings))
+    assert len(got) == 6 * NUM + (6 * NUM - 100)
+    assert lines(again) == lines(judge.measure(make_context(tmp_path / "whole", **settings)))
+
+
+def test_an_interrupted_judge_goes_on_and_leaves_the_records_of_an_uninterrupted_one(tmp_path, serve):
+    url, got = counted(serve, lambda body, n: longer(body))
+    context = make_context(tmp_path, url=url, model="m")
+    seen = []
+
+    def stop():
+        seen.append(1)
+        if len(seen) == 50:
+            raise Interrupted(15)
+
+    context.run.check_stop = stop
+    with pytest.raises(Interrupted):
+        judge.measure(context)
+    assert 50 <= len(got) < 70  # four at a time, and no more are begun
+    kept = tmp_path / "checkpoints" / judge.REPLIES
+    whole = kept.read_bytes()
+    kept.write_bytes(whole + whole.splitlines()[0][:40])  # a death within a line
+    again = judge.measure(make_context(tmp_path, url=url, model="m"))
+    assert len(got) == 6 * NUM
+    assert lines(again) == lines(judge.measure(make_context(tmp_path / "whole", url=url, model="m")))
+
+
+def test_equal_requests_are_each_asked_and_keep_their_own_verdicts(tmp_path, serve):
+    # Base and sft give equal answers, so that ppo over either is the same request; this judge changes its mind.
+    url, _ = counted(serve, lambda body, n: completion("AB"[n % 2]))
+    first = judge.measure(make_context(tmp_path, url=url, model="m", num_parallel=1))
+    assert lines(judge.measure(make_context(tmp_path, url=url, model="m"))) == lines(first)
+
+
+def test_another_model_or_setting_is_asked_anew(tmp_path, serve):
+    url, got = counted(serve, lambda body, n: longer(body))
+    for settings in ({"model": "m"}, {"model": "other"}, {"model": "m", "temperature": 1.0}):
+        before = len(got)
+        judge.measure(make_context(tmp_path, url=url, **settings))
+        assert len(got) - before == 6 * NUM
 
 
 # --- by a reward model
@@ -260,7 +330,8 @@ def test_the_key_comes_from_the_environment_and_into_no_record(tmp_path, serve, 
     assert SECRET not in str(raised.value)
     monkeypatch.setenv("JUDGE_KEY", f"{SECRET}\n")
     rows, _ = measured(context)
-    assert SECRET not in str(rows) + str(context.said) + str(context.options)
+    kept = (tmp_path / "checkpoints" / judge.REPLIES).read_text()
+    assert SECRET not in str(rows) + str(context.said) + str(context.options) + kept
     assert "HTTP 401" in str(rows)
 
 

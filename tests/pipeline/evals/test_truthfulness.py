@@ -18,6 +18,7 @@ from pipeline.measured import figures_of
 from pipeline.records import read_records
 from pipeline.run import StageRun
 from pipeline.stages import evaluate
+from pipeline.statistics import unvaried
 from tests.pipeline.evals import truthfulness_files
 from tests.pipeline.evals.truthfulness_files import HALLUCINATED
 
@@ -329,7 +330,8 @@ def test_a_model_that_always_says_no_is_the_majority_and_ranks_nothing(root):
     assert verdict.value == verdict.nulls["majority"] == pytest.approx(18 / 23, abs=1e-12)
     assert auroc.value == auroc.nulls["chance"] == 0.5
     assert auroc.nulls["longer"] == pytest.approx(1 / 5, abs=1e-12)
-    assert (auroc.low, auroc.high) == (0.5, 0.5)
+    # Answers to come may be ranked: as many as the clusters of the rarer kind, 5 of 23, still allow.
+    assert (auroc.low, auroc.high) == pytest.approx(unvaried(0.5, 5, (0.0, 1.0)))
 
 
 def test_sides_are_drawn_by_key_and_are_the_same_in_every_file(root):

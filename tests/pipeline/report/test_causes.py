@@ -63,7 +63,7 @@ def paired(kind, scores):
 
 def won(stage, scores, group="facts"):
     return [
-        Record(f"{group}/{n}", f"{n}", stage, "win_rate", "gold", "", "", float(score), group)
+        Record(f"{group}/{n}", f"{n}", stage, "gold", "gold", "", "", float(score), group)
         for n, score in enumerate(scores)
     ]
 

@@ -10,8 +10,10 @@ from scipy import stats
 
 from data.errors import InputError
 from data.world import Settings
+from pipeline.answers import read_answers
 from pipeline.recipe import Cost, CostContext
 from pipeline.records import read_records
+from pipeline.run import StageRun
 from pipeline.stages import evaluate
 
 TIERS = ("often", "some", "rarely", "never")
@@ -109,9 +111,9 @@ def rows_of(figure, records):
     if name[0] == "abstention" and name[1] in ("attempted", "hallucinated", "recall", "over_abstention"):
         group = {"recall": "never", "over_abstention": "often"}.get(name[1])
         words = {"attempted": ("right", "wrong", "fabricated"), "hallucinated": ("wrong", "fabricated")}
-        return outcomes(pick("abstention", group=group), *words.get(name[1], ("abstain",)))
+        return outcomes(pick("facts", group=group), *words.get(name[1], ("abstain",)))
     if name[0] == "abstention" and name[1] == "score":
-        target, rows = float(name[2]), pick("abstention")
+        target, rows = float(name[2]), pick("facts")
         points = {"right": 1.0, "wrong": -target / (1 - target), "fabricated": -target / (1 - target)}
         return "mean", [points.get(r.outcome, 0.0) for r in rows], [r.cluster for r in rows]
     if name == ["calibration", "brier"]:
@@ -163,9 +165,7 @@ def is_statistic(figure):
 
 def win_rows(name, records):
     ours, _, theirs = name[1].partition("_over_")
-    gold = {
-        s: {r.id: r for r in records if (r.stage, r.evaluation) == (s, "win_rate")} for s in (ours, theirs)
-    }
+    gold = {s: {r.id: r for r in records if (r.stage, r.evaluation) == (s, "gold")} for s in (ours, theirs)}
     points = [
         (
             (gold[ours][i].score > gold[theirs][i].score)
@@ -320,6 +320,35 @@ def test_equal_answers_give_equal_bytes(make_artificial_run, artificial_run, tmp
         assert (again / path).read_bytes() == (artificial_run / path).read_bytes()
     assert (again / "report.json").read_bytes() == (artificial_run / "report.json").read_bytes()
     assert (again / "report.html").read_bytes() == (artificial_run / "report.html").read_bytes()
+
+
+def test_what_reads_the_records_of_others_needs_only_these(artificial_run, report, tmp_path, monkeypatch):
+    stages = artificial_run / "stages"
+    inputs = {"corpus": stages / "corpus", "models": [stages / name for name in ("pretrain", "sft", "ppo")]}
+    run = StageRun("evaluate", tmp_path, inputs=inputs)
+
+    def given(context, stage):
+        return read_answers(stages / "evaluate" / f"answers.{stage}.jsonl")
+
+    monkeypatch.setattr("pipeline.answers.answer_all", given)
+    monkeypatch.setattr("pipeline.answers.fitting_items", lambda context: context.items)
+    config = evaluate.config_class({"suite": ["abstention", "win_rate"]})
+    evaluate.run(config(suite=("abstention", "win_rate"), untrained=False), run)
+    rows = read_records(run.dir / "records.jsonl")
+    assert {row.evaluation for row in rows} == {"facts", "gold"}
+    found = json.loads((run.dir / "figures.json").read_text())["figures"]
+    assert {figure["name"].partition("/")[0] for figure in found} == {"abstention", "win_rate"}
+    for figure in found:
+        assert figure["value"] == value(report, figure["name"], figure["stage"])["value"]
+
+
+def test_an_evaluation_whose_records_are_read_is_of_the_stages_code():
+    config = evaluate.config_class({"suite": ["win_rate"]})(suite=("win_rate",))
+    assert evaluate.loaded(config) == ["pipeline.evals.gold", "pipeline.evals.win_rate"]
+
+
+def test_nothing_is_stored_twice(records):
+    assert not {row.evaluation for row in records} & {"abstention", "win_rate"}
 
 
 # --- settings
