@@ -172,7 +172,10 @@ def test_bodies_that_are_no_requests_are_refused_in_words(client, name):
         ({"messages": [{"role": "user", "content": "x"}] * 100_000}, "1,000,000 bytes|1000 items"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "role"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "assistant"),
-        ({"messages": [{"role": "user", "content": "a\ud800b"}]}, "unable to parse raw data as a unicode string"),
+        (
+            {"messages": [{"role": "user", "content": "a\ud800b"}]},
+            "unable to parse raw data as a unicode string",
+        ),
         ({"messages": [{"role": "user", "content": "x" * 5000}]}, "too long"),
         ({"messages": [{"role": "user", "content": 7}]}, "content"),
     ],
@@ -304,32 +307,30 @@ def test_an_address_that_is_taken_is_refused_in_words():
 # --- many, slow and gone -----------------------------------------------------------------------------------
 
 
-def endless(prompt, key):
-    while True:
-        yield ord("a")
-
-
 class Endless:
-    """A batch whose completions never end by themselves."""
+    """A batch whose completions end at their limit alone, at two milliseconds a token."""
 
     def __init__(self, log):
-        self.names, self.log = [], log
+        self.room, self.log = {}, log
 
     def __len__(self):
-        return len(self.names)
+        return len(self.room)
 
     def join(self, wanted):
-        self.names.append(wanted.name)
+        self.room[wanted.name] = wanted.max_new_tokens
 
     def leave(self, names):
-        self.names = [name for name in self.names if name not in names]
+        self.room = {name: room for name, room in self.room.items() if name not in names}
 
     def step(self):
         from pipeline.live_batch import Drawn
 
         time.sleep(0.002)
-        self.log.append(len(self.names))
-        return [Drawn(name, ord("a"), -0.5, False) for name in self.names]
+        self.log.append(len(self.room))
+        self.room = {name: room - 1 for name, room in self.room.items()}
+        drawn = [Drawn(name, ord("a"), -0.5, room == 0) for name, room in self.room.items()]
+        self.leave([one.name for one in drawn if one.last])
+        return drawn
 
 
 @pytest.fixture
@@ -352,16 +353,16 @@ def test_who_goes_away_stops_the_model_streaming_or_not(endless_service, serving
     service, log = endless_service
     address = serving(service)
     with httpx.Client(base_url=address, timeout=WAIT) as client:
-        with client.stream("POST", CHAT, json=asked(stream=True)) as reply:
+        with client.stream("POST", CHAT, json=asked(stream=True, max_tokens=100_000)) as reply:
             next(reply.iter_lines())
             wait_until(lambda: log and log[-1] == 1)
         wait_until(lambda: not service.engine._live)
-    with httpx.Client(base_url=address, timeout=0.3) as client:
-        with pytest.raises(httpx.ReadTimeout):
-            client.post(CHAT, json=asked())
+    with httpx.Client(base_url=address, timeout=0.3) as client, pytest.raises(httpx.ReadTimeout):
+        client.post(CHAT, json=asked(max_tokens=100_000))
     wait_until(lambda: not service.engine._live)
     with httpx.Client(base_url=address, timeout=WAIT) as client:
-        body = {"stages": ["sft"], "conversation": {"turns": [{"user": "x"}]}}
+        turns = [{"user": "x"}]
+        body = {"stages": ["sft"], "conversation": {"turns": turns}, "sampling": {"max_new_tokens": 100_000}}
         with client.stream("POST", "/api/reply", json=body) as reply:
             next(reply.iter_lines())
         wait_until(lambda: not service.engine._live)
