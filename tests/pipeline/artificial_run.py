@@ -142,6 +142,7 @@ def make(folder: Path, seed: int = 0) -> Path:
     for name in names[:6]:
         (stages / name).mkdir(parents=True)
     write_jsonl(stages / "corpus" / "items.test.jsonl", items)
+    write_json(stages / "corpus" / "world.json", world.to_json())
     write_jsonl(stages / "preferences" / "test.jsonl", pairs(items))
     loss = [{"step": step, "loss": 6 / step**0.4, "tokens_per_second": 9000.0} for step in range(1, 30)]
     gate = {
