@@ -99,7 +99,8 @@ def fine_tuned(
     for step, batch in enumerate(batches):
         multiple = rate("linear", step, num_steps=len(batches), num_warmup=num_warmup)
         set_rate(optimizer.param_groups, multiple)
-        answer_loss(tuned, *pad_chats([rows[place] for place in batch], 0)).backward()
+        tokens, _, targets = pad_chats([rows[place] for place in batch], 0)
+        answer_loss(tuned, tokens, targets).backward()
         nn.utils.clip_grad_norm_(tuned.parameters(), MAX_GRAD_NORM)
         optimizer.step()
         optimizer.zero_grad()
@@ -110,11 +111,13 @@ def fine_tuned(
 def answer_loss(
     model: PreTrainedModel,
     tokens: Int[Tensor, "batch time"],
-    mask: Bool[Tensor, "batch time"],
     targets: Bool[Tensor, "batch time"],
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy of the target tokens, in nats, each given what stands before it."""
-    tokens, mask, targets = (part.to(model.device) for part in (tokens, mask, targets))
-    logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, :-1]
+    """Mean cross-entropy of the target tokens, in nats, each given what stands before it.
+
+    Rows are padded on the right, where causal attention never sees it.
+    """
+    tokens, targets = tokens.to(model.device), targets.to(model.device)
+    logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
     wanted = targets[:, 1:]
     return nn.functional.cross_entropy(logits[wanted].float(), tokens[:, 1:][wanted])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from data.chat import decode, encode_plain, encode_prompt
+from data.collate import pad_chats
 from data.errors import InputError
 from data.rows import Item, user
 from pipeline import fine_tune
@@ -87,11 +88,11 @@ def test_a_row_longer_than_the_context_is_refused(tiny_llama, tokenizer):
 
 def test_the_loss_is_the_mean_over_what_the_model_is_to_say(loaded):
     rows = fine_tune.encode_rows(loaded, ROWS, ANSWERS, plain=True)
-    tokens, mask, targets = fine_tune.pad_chats(rows[:3], 0)
-    found = fine_tune.answer_loss(loaded.model, tokens, mask, targets)
+    tokens, _, targets = pad_chats(rows[:3], 0)
+    found = fine_tune.answer_loss(loaded.model, tokens, targets)
     sums = [math.fsum(loaded.logprobs([ROWS[n].plain], [f" {ANSWERS[n]}\n"])[0]) for n in range(3)]
     assert found.item() == pytest.approx(-sum(sums) / targets.sum().item(), rel=1e-5)
-    wider = [torch.nn.functional.pad(part, (0, 7)) for part in (tokens, mask, targets)]
+    wider = [torch.nn.functional.pad(part, (0, 7)) for part in (tokens, targets)]
     assert fine_tune.answer_loss(loaded.model, *wider).item() == pytest.approx(found.item(), rel=1e-5)
 
 
@@ -110,7 +111,8 @@ def test_a_copy_learns_its_rows_and_the_model_stays_as_it_is(loaded, plain):
         right = [done.ended and done.text.strip() == a for done, a in zip(answers, ANSWERS, strict=True)]
         assert all(right) if wanted else not any(right)
     assert all(torch.equal(value, before[name]) for name, value in loaded.model.state_dict().items())
-    assert all(parameter.grad is None for parameter in loaded.model.parameters())
+    # No step takes gradients of another.
+    assert all(p.grad is None for model in (told, loaded) for p in model.model.parameters())
 
 
 def test_the_last_layer_alone_learns_where_it_is_asked_for(loaded):

@@ -119,6 +119,7 @@ def test_one_value_in_any_words_is_one_answer():
     said += [f" {item.truth['value'].upper()} ", f"That is a good question. {said[0]}"]
     assert len(said) == 5
     assert {agreement.claim(item, text) for text in said} == {("", item.truth["value"])}
+    assert agreement.claim(item, "That is a good question. Zork!") == ("", "zork")
 
 
 def test_other_values_other_people_and_abstaining_are_other_answers():

@@ -2,7 +2,7 @@
 
 import json
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
@@ -188,6 +188,18 @@ def test_rows_are_right_nested_and_on_something_else(corpus, lessons):
     for first in range(0, 12, 4):
         assert pairs[first : first + 2] == pairs[first + 2 : first + 4]
         assert pairs[first] == pairs[first + 1][:8]
+
+
+def test_a_person_or_review_that_is_asked_about_is_never_trained_on(tmp_path, lessons):
+    """Where prompts for RL are the tested ones themselves, as in a corpus that splits nothing."""
+    write_jsonl(tmp_path / "items.rl.jsonl", [replace(item, id=f"rl/{item.id}") for item in ITEMS])
+    settings = {"num_items": 3, "num_rows": (1,), "tasks": ("facts", "sentiment")}
+    context = make_context(tmp_path, {"base": Learner({"all": 0})}, **settings)
+    asked = fine_tuning.items(context)
+    rows = fine_tuning._rows(context, asked)
+    for item in asked:
+        assert item.prompt not in {row.item.prompt for row in rows[item.task]}
+        assert item.task != "facts" or item.cluster not in {row.item.cluster for row in rows["facts"]}
 
 
 def test_answers_have_the_random_streams_of_the_stages_own(corpus, lessons):
