@@ -198,8 +198,10 @@ def test_a_person_or_review_that_is_asked_about_is_never_trained_on(tmp_path, le
     asked = fine_tuning.items(context)
     rows = fine_tuning._rows(context, asked)
     for item in asked:
-        assert item.prompt not in {row.item.prompt for row in rows[item.task]}
+        assert item.plain not in {row.item.plain for row in rows[item.task]}
         assert item.task != "facts" or item.cluster not in {row.item.cluster for row in rows["facts"]}
+    assert rows["facts"]
+    assert rows["sentiment"]
 
 
 def test_answers_have_the_random_streams_of_the_stages_own(corpus, lessons):
