@@ -233,6 +233,7 @@ def test_the_nearest_row_shares_the_largest_part_of_the_words():
     for asked, place in (
         ("The room was cold.", 2),
         ("Bright room", 1),
+        ("bad room", 1),  # one word is a larger part of the shorter one
         ("The room was", 1),  # both share as much: the first
         ("Is it a good or a bad room that was cold?", 0),
     ):
