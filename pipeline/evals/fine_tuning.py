@@ -92,6 +92,11 @@ def measure(context: Context) -> list[Record]:
     """Answer every item before and after each fine-tuning."""
     asked = items(context)
     rows = _rows(context, asked)
+    too_many = {
+        task: [num for num in context.options[NAME].num_rows if num > len(left)]
+        for task, left in rows.items()
+    }
+    context.run.note(fine_tuning_too_few_prompts={task: nums for task, nums in too_many.items() if nums})
     found = []
     for stage in context.models:
         own = [context.answers[stage][item.id] for item in asked]

@@ -86,8 +86,11 @@ def lessons(monkeypatch):
 
 def make_context(corpus, learners, items=ITEMS, **settings):
     models = {name: Model(name, corpus, None, plain=name == "base") for name in learners}
+    noted = {}
     run = SimpleNamespace(
         seed=0,
+        notes=noted,
+        note=noted.update,
         inputs={"corpus": corpus},
         progress=lambda *_: nullcontext(SimpleNamespace(advance=lambda num: None)),
         check_stop=lambda: None,
@@ -240,13 +243,15 @@ def test_the_nearest_row_shares_the_largest_part_of_the_words():
         assert fine_tuning._nearest(Item("asked", user(asked)), rows) is rows[place]
 
 
-def test_numbers_that_a_task_has_too_few_prompts_for_are_left_out(corpus, lessons):
+def test_numbers_that_a_task_has_too_few_prompts_for_are_left_out_and_noted(corpus, lessons):
     context = make_context(corpus, {"base": Learner({"all": 8, "last": 8})}, num_rows=(8, 5000), num_items=5)
     _, figures = measured(context)
     assert {name for name, _ in figures if name.startswith("towns/")} == {
         *("towns/0", "towns/all/8", "towns/last/8"),
         *("towns/all/gain", "towns/last/gain", "towns/all_over_last/8"),
     }
+    tasks = ("facts", "sentiment", "towns")
+    assert context.run.notes == {"fine_tuning_too_few_prompts": {task: [5000] for task in tasks}}
 
 
 def test_a_task_without_the_least_number_of_rows_is_refused_before_anything_is_asked(corpus):
