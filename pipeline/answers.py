@@ -257,22 +257,48 @@ def answer_all(context: Context, stage: str) -> dict[str, Answer]:
     with context.run.progress(f"{stage} answers", len(ordered), "items") as bar:
         for first in range(0, len(ordered), chunk):
             items = ordered[first : first + chunk]
-            completions = context.model(stage).generate(
+            drawn = draw(
+                context.model(stage),
                 [prompt_of(item, plain=model.plain) for item in items],
+                ids=[item.id for item in items],
                 keys=[key("evaluate", context.seed, item.id) for item in items],
-                max_new_tokens=config.max_new_tokens,
-                temperature=config.temperature,
-                stop=PLAIN_STOP if model.plain else None,
-                batch_size=config.batch_size,
+                config=config,
+                plain=model.plain,
             )
-            for item, done in zip(items, completions, strict=True):
-                answers[item.id] = Answer(item.id, done.text, done.ended, done.tokens, done.logprobs)
+            answers |= {answer.id: answer for answer in drawn}
             bar.advance(len(items))
             context.run.check_stop()
     ordered_answers = {item.id: answers[item.id] for item in context.items}
     with context.run.publish(path.name) as staging:
         write_answers(staging, ordered_answers.values())
     return ordered_answers
+
+
+def draw(
+    loaded: LanguageModel,
+    prompts: Sequence[Any],
+    *,
+    ids: Sequence[str],
+    keys: Sequence[int],
+    config: Any,
+    plain: bool,
+) -> list[Answer]:
+    """Let a model answer prompts as the evaluation's settings say, each with the random stream of its key.
+
+    `ids` are those of the items that are asked; `plain` models end an answer with its line.
+    """
+    completions = loaded.generate(
+        prompts,
+        keys=keys,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        stop=PLAIN_STOP if plain else None,
+        batch_size=config.batch_size,
+    )
+    return [
+        Answer(name, done.text, done.ended, done.tokens, done.logprobs)
+        for name, done in zip(ids, completions, strict=True)
+    ]
 
 
 def write_answers(path: Path, answers: Iterable[Answer]) -> None:

@@ -7,12 +7,15 @@ one is needed, the mean over all orders is taken.
 
 Sources: Naeini et al. 2015 (calibration error), Nguyen and O'Connor 2015 (bins of equal mass), Brier 1950,
 Geifman and El-Yaniv 2017 (risk and coverage), Mann and Whitney 1947, Wei et al. 2024 (arXiv 2411.04368,
-SimpleQA's F), Kalai et al. 2025 (arXiv 2509.04664, confidence targets).
+SimpleQA's F), Kalai et al. 2025 (arXiv 2509.04664, confidence targets), Kuhn et al. 2023 (arXiv 2302.09664) and
+Farquhar et al. 2024 (Nature 630, semantic entropy).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,6 +94,28 @@ def ece_by_chance(confidence: Values, *, key: int, num_bins: int = NUM_BINS, num
     generator = np.random.Generator(np.random.Philox(key=key))
     draws = (generator.random((num_draws, len(sure))) < sure).astype(float)
     return float(np.mean([ece(sure, row, num_bins=num_bins) for row in draws]))
+
+
+# --- confidence from samples -----------------------------------------------------------------------------
+
+
+def agreement(answer: Hashable, samples: Sequence[Hashable]) -> float:
+    """The share of further samples that say what the answer says; in [0, 1].
+
+    Answer and samples are what was said, whatever the words: equal where they mean the same.
+    """
+    assert samples, "agreement needs a sample"
+    return sum(sample == answer for sample in samples) / len(samples)
+
+
+def semantic_entropy(samples: Sequence[Hashable]) -> float:
+    """Entropy of what samples say, `-sum_c p_c log p_c` with p_c the share that says c; nats, in [0, log k].
+
+    The discrete form (Farquhar et al. 2024), with what is equal as a cluster in place of what entails one
+    another. From k samples it falls short of the entropy of the model's answers.
+    """
+    shares = [count / len(samples) for count in Counter(samples).values()]
+    return math.fsum(-share * math.log(share) for share in shares)
 
 
 # --- abstaining ------------------------------------------------------------------------------------------

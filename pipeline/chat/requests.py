@@ -63,7 +63,7 @@ async def read_body(request: Request, schema: type[Body]) -> Body:
         raise Refused(415, f"the body is {kind or 'of no type'}; send Content-Type: application/json")
     text = await _bytes(request)
     try:
-        value = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
+        value = json.loads(text.decode("utf-8"), parse_constant=_no_constant, parse_float=_number)
         return schema.model_validate(value)
     except ValidationError as error:
         raise Refused(400, _problems(error)) from None
@@ -95,6 +95,12 @@ async def _bytes(request: Request) -> bytes:
             408, f"the body did not arrive within {BODY_SECONDS:g} s", {"Connection": "close"}
         ) from None
     return b"".join(parts)
+
+
+def _number(text: str) -> float | int:
+    """A number as JSON means it: 3.0 is an integer."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
 
 
 def _no_constant(name: str) -> Any:

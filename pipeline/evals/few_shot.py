@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
@@ -19,8 +18,10 @@ from data.errors import InputError
 from data.randomness import key, python_random
 from data.rows import Item, Message
 from data.settings import Settings
-from pipeline.answers import PLAIN_STOP, Answer, Context, Records, prompt_of
-from pipeline.measured import Measured, Scored, mean_of_samples, of_records
+from pipeline import demonstrations
+from pipeline.answers import Answer, Context, Records, draw, prompt_of
+from pipeline.demonstrations import Demonstration, Task
+from pipeline.measured import Measured, of_records
 from pipeline.records import Record
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ KIND = "measure"
 SUITE = "language"
 ON_REQUEST = True  # it draws answers of its own
 NAME = "few_shot"
-Task = Literal["facts", "sentiment", "towns"]
-KNOWN = "often"  # of facts, those of people whom the training text tells of often
 NO_ROOM = "too long"
 
 
@@ -54,21 +53,14 @@ class Config(Settings):
         return ks
 
 
-class Demonstration(NamedTuple):
-    """An item with a right answer to it."""
-
-    item: Item
-    answer: str
-
-
 def items(context: Context) -> list[Item]:
     """A keyed choice of each task's items; of facts, those on well-known people.
 
     Raises:
         InputError: the run has no prompts to demonstrate with.
     """
-    _pool(context)
-    return [item for task in context.options[NAME].tasks for item in _of_task(context, task)]
+    demonstrations.pool(context, NAME)
+    return demonstrations.asked_items(context, NAME)
 
 
 def measure(context: Context) -> list[Record]:
@@ -100,43 +92,14 @@ def figures(records: Records, context: Context) -> list[Measured]:
             found.append(Measured(f"{NAME}/{task}/{k}", "share", "rate", scores, 1, nulls))
         first, last = config.ks[0], config.ks[-1]
         if first != last:
-            gains = {stage: _gains(curves[first][stage], rows) for stage, rows in curves[last].items()}
-            zero = {stage: {"no_gain": 0.0} for stage in gains}
-            name = f"{NAME}/{task}/gain"
-            found.append(
-                Measured(
-                    name,
-                    "share",
-                    "statistic",
-                    gains,
-                    1,
-                    zero,
-                    resampled=mean_of_samples,
-                    bounds=(-1.0, 1.0),
-                )
-            )
-    return [row for row in map(_with_scores, found) if row.scores]
-
-
-def _with_scores(row: Measured) -> Measured:
-    """The figure without stages of which no item could be scored."""
-    scores = {
-        stage: rows for stage, rows in row.scores.items() if any(one.score == one.score for one in rows)
-    }
-    return replace(row, scores=scores)
-
-
-def _gains(before: Sequence[Scored], after: Sequence[Scored]) -> list[Scored]:
-    earlier = {row.id: row.score for row in before}
-    return [row._replace(score=row.score - earlier[row.id]) for row in after]
+            found.append(demonstrations.gain(f"{NAME}/{task}/gain", curves[first], curves[last]))
+    return demonstrations.with_any_scored(found)
 
 
 def _nulls(
     context: Context, members: Sequence[Item], shown: dict[str, list[Demonstration]], k: int
 ) -> dict[str, float]:
-    # Of a review there are two opinions, for whatever reason; the others tell the number of their values.
-    guess = [1 / item.truth.get("num_values", 2) for item in members]
-    found = {"guess": sum(guess) / len(guess)}
+    found = {"guess": demonstrations.guessing(members)}
     if k:
         copied = [Answer(item.id, shown[item.id][0].answer, True, [], []) for item in members]
         hits = [
@@ -150,37 +113,6 @@ def _nulls(
 # --- what is asked ---------------------------------------------------------------------------------------
 
 
-def _of_task(context: Context, task: str) -> list[Item]:
-    found = [item for item in context.of_task(task) if task != "facts" or item.group == KNOWN]
-    ordered = sorted(found, key=lambda item: key(NAME, context.seed, item.id))
-    return ordered[: context.options[NAME].num_items]
-
-
-def _pool(context: Context) -> list[Item]:
-    """The prompts of the RL part of the tasks.
-
-    Raises:
-        InputError: there are none.
-    """
-    from data.rows import read_jsonl
-
-    folder = context.folder("corpus")
-    path = folder / "items.rl.jsonl" if folder else None
-    rows = read_jsonl(path, Item) if path is not None and path.exists() else []
-    tasks = context.options[NAME].tasks
-    found = [
-        item
-        for item in rows
-        if item.task in tasks and context.knows(item) and (item.task != "facts" or item.group == KNOWN)
-    ]
-    if not found:
-        raise InputError(
-            f"{NAME}: the run's corpus has no prompts (items.rl.jsonl) of {', '.join(tasks)} to demonstrate "
-            "with; evaluate a run of the closed world, or name tasks that it has in few_shot.tasks"
-        )
-    return found
-
-
 def _demonstrations(context: Context, asked: Sequence[Item]) -> dict[str, list[Demonstration]]:
     """For each item as many demonstrations as are wanted, the nearest to the question first.
 
@@ -190,15 +122,11 @@ def _demonstrations(context: Context, asked: Sequence[Item]) -> dict[str, list[D
         InputError: a task has too few.
     """
     most = context.options[NAME].ks[-1]
-    pool: dict[str, list[Item]] = {}
-    for item in _pool(context) if asked else ():
-        pool.setdefault(item.task, []).append(item)
-    return {item.id: _drawn(context, item, pool.get(item.task, []), most) for item in asked}
+    pool = demonstrations.pool(context, NAME) if asked else {}
+    return {item.id: _drawn(context, item, pool[item.task], most) for item in asked}
 
 
 def _drawn(context: Context, item: Item, pool: Sequence[Item], num: int) -> list[Demonstration]:
-    from data.world.tasks import TASKS
-
     rng = python_random(NAME, context.seed, item.id)
     taken = {item.cluster}
     found: list[Demonstration] = []
@@ -207,7 +135,7 @@ def _drawn(context: Context, item: Item, pool: Sequence[Item], num: int) -> list
             break
         if other.cluster not in taken:
             taken.add(other.cluster)
-            found.append(Demonstration(other, TASKS[other.task].answer(other.truth, "right", rng)))
+            found.append(demonstrations.demonstration(other, rng))
     if len(found) < num:
         raise InputError(
             f"{NAME}: {num} demonstrations of {item.task} are wanted and the corpus has {len(found)} on "
@@ -242,19 +170,19 @@ def _answers(
     loaded = context.model(stage)
     fitting = [place for place, text in enumerate(prompts) if _fits(loaded, text, config.max_new_tokens)]
     with context.run.progress(f"{stage} with {k} demonstrations", len(fitting), "items") as bar:
-        drawn = loaded.generate(
+        drawn = draw(
+            loaded,
             [prompts[place] for place in fitting],
+            ids=[asked[place].id for place in fitting],
             keys=[key("evaluate", context.seed, asked[place].id) for place in fitting],
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            stop=PLAIN_STOP if model.plain else None,
-            batch_size=config.batch_size,
+            config=config,
+            plain=model.plain,
         )
         bar.advance(len(fitting))
     context.run.check_stop()
     found: list[Answer | None] = [None] * len(asked)
-    for place, done in zip(fitting, drawn, strict=True):
-        found[place] = Answer(asked[place].id, done.text, done.ended, done.tokens, done.logprobs)
+    for place, answer in zip(fitting, drawn, strict=True):
+        found[place] = answer
     return found
 
 

@@ -175,7 +175,7 @@ def judge(truth: dict[str, Any], text: str) -> Verdict:
 def _outcome(truth: dict[str, Any], text: str) -> tuple[str, str]:
     values = reading.found(text, known_values(truth))
     abstains = reading.abstains(text)
-    stranger = reading.other_name(text, truth["name"]) if "tier" in truth else _other_town(text, truth)
+    stranger = _stranger(truth, text)
     if abstains and values:
         return "malformed", "abstains and names a value"
     if abstains:
@@ -187,8 +187,7 @@ def _outcome(truth: dict[str, Any], text: str) -> tuple[str, str]:
     if values:
         right = values[0] == truth["value"]
         return ("right", "") if right else ("wrong", f"says {values[0]}, not {truth['value']}")
-    foreign = [v for key, vs in lexicon.VALUES.items() if key != truth["attribute"] for v in vs]
-    misplaced = [value for value in reading.found(text, foreign) if value != truth["name"]]
+    misplaced = _misplaced(truth, text)
     if misplaced:
         return "wrong", f"says {misplaced[0]}, which is no {truth['attribute']}"
     claim = reading.claimed_word(text, truth["name"])
@@ -197,8 +196,32 @@ def _outcome(truth: dict[str, Any], text: str) -> tuple[str, str]:
     return "malformed", "names no value"
 
 
-def _other_town(text: str, truth: dict[str, Any]) -> str | None:
+def claim(truth: dict[str, Any], text: str) -> tuple[str, ...]:
+    """What an answer says in whatever words: equal for two answers that say the same of the same entity.
+
+    It reads as `judge` does, but for the right value: another entity's name, "unknown" for an abstention, and the
+    values named; without any of the last two the claimed word; else all words of the text.
+    """
+    about = _stranger(truth, text) or ""
+    values = reading.found(text, known_values(truth)) or _misplaced(truth, text)
+    said = [*(["unknown"] if reading.abstains(text) else []), *sorted(values)]
+    if not said:
+        word = reading.claimed_word(text, truth["name"])
+        said = [word.lower()] if word else reading.lower_words(text)
+    return (about, *said)
+
+
+def _stranger(truth: dict[str, Any], text: str) -> str | None:
+    """The other person or town that the text names."""
+    if "tier" in truth:
+        return reading.other_name(text, truth["name"])
     return next((town for town in reading.found(text, lexicon.TOWNS) if town != truth["name"]), None)
+
+
+def _misplaced(truth: dict[str, Any], text: str) -> list[str]:
+    """The values of other attributes in the text."""
+    foreign = [v for key, vs in lexicon.VALUES.items() if key != truth["attribute"] for v in vs]
+    return [value for value in reading.found(text, foreign) if value != truth["name"]]
 
 
 def truth_of(world: World, person: Person, attribute: str) -> dict[str, Any]:
