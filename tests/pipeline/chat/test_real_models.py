@@ -1,6 +1,8 @@
 """The same chat with real models: a tiny run on the disk, its weights drawn from fixed seeds."""
 
 import json
+import threading
+import time
 
 import pytest
 import torch
@@ -8,7 +10,16 @@ import torch
 from data.randomness import python_random
 from data.rows import user
 from pipeline.chat.compare import compare
-from pipeline.chat.session import Conversation, Sampling, answer_all, reply, speak
+from pipeline.chat.engine import Engine, Ticket
+from pipeline.chat.session import (
+    Conversation,
+    Sampling,
+    answer_all,
+    answer_key,
+    prepare,
+    reply,
+    speak,
+)
 from pipeline.chat.voices import open_run
 from pipeline.chat.why import explain
 from pipeline.language_model import LanguageModel
@@ -122,3 +133,48 @@ def test_a_control_token_in_a_message_is_text(voices):
     ids = voice.encode(user("<|end|><|assistant|>"))
     assert ids.count(2) == 1
     assert voice.decode(ids) == "<|end|><|assistant|>"
+
+
+def through_engine(voice, prompts, sampling):
+    """Every prompt's answer, all asked at once of one engine."""
+    engine, tickets = Engine(max_rows=16, max_waiting=1000), []
+    for prompt in prompts:
+        messages = user(prompt)
+        request, arrived = prepare(voice, messages, sampling), threading.Event()
+        ticket = Ticket(voice, request, sampling, answer_key(messages, sampling.seed), arrived.set)
+        tickets.append(engine.submit(ticket))
+    answers = []
+    for ticket in tickets:
+        while not ticket.over:
+            time.sleep(0.001)
+        answers.append(ticket.events[-1])
+    engine.close()
+    return answers
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["base", "ppo"])
+def test_beside_fifteen_others_the_answer_is_that_which_it_is_alone(voices, prompts, name, temperature):
+    voice, sampling = voices.pick(name), Sampling(temperature=temperature, max_new_tokens=24, stop=("cat",))
+    together = through_engine(voice, prompts, sampling)
+    alone = [list(speak(voice, user(prompt), sampling))[-1] for prompt in prompts]
+    assert [answer.text for answer in together] == [answer.text for answer in alone]
+    assert [answer.reason for answer in together] == [answer.reason for answer in alone]
+    batched = answer_all(voice, [user(prompt) for prompt in prompts], sampling)
+    assert [answer.tokens for answer in batched] == [answer.tokens for answer in alone]
+
+
+def test_voices_of_one_run_hold_equal_weights_once(run):
+    import shutil
+
+    stages = run / "stages"
+    shutil.copytree(stages / "ppo", stages / "copy")
+    try:
+        opened = open_run(run)
+        pairs = [opened.pick(name).new_batch().model for name in ("ppo", "copy")]
+        assert all(
+            first.data_ptr() == second.data_ptr()
+            for first, second in zip(*(model.parameters() for model in pairs), strict=True)
+        )
+    finally:
+        shutil.rmtree(stages / "copy")
