@@ -6,18 +6,23 @@ import difflib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from data.errors import InputError
 from data.text import read_text
 from pipeline.chat import session
+from pipeline.chat.insight import Rewards, look, rewards_of, summary
+from pipeline.chat.known import Known, known_of
 from pipeline.chat.sanitise import inert_line
 from pipeline.chat.screen import Screen
 from pipeline.chat.session import Answer, Conversation, Sampling
 from pipeline.chat.voices import BASE, Voice, Voices
-from pipeline.chat.why import explain
+from pipeline.chat.votes import VOTES, Ballot, Verdict, vote_on
 from pipeline.checkpoint import write_json
+
+UNDECIDED_VOTES: dict[str, Verdict] = {"tie": "tie", "bad": "both_bad"}
 
 
 @dataclass
@@ -36,6 +41,22 @@ class Talk:
     plain_base: bool = True
     pending: bool = False
     done: bool = False
+    ballot: Ballot | None = None
+
+    @cached_property
+    def known(self) -> Known:
+        """What the run knows about its prompts."""
+        return known_of(self.voices.folder)
+
+    @cached_property
+    def rewards(self) -> Rewards:
+        """The run's reward model."""
+        return rewards_of(self.voices.folder)
+
+    def open_ballot(self) -> Ballot:
+        """The run's votes, read when the first is cast."""
+        self.ballot = self.ballot or Ballot(self.voices.folder)
+        return self.ballot
 
     def voice(self, name: str) -> Voice:
         """Load a voice, in the format that was chosen for the base model."""
@@ -84,7 +105,7 @@ def complete(line: str, names: tuple[str, ...]) -> list[str]:
         return []
     word = argument.replace(",", " ").split(" ")[-1]
     if known.completes == "stages":
-        return [f"{name} " for name in names if name.startswith(word)]
+        return [f"{name} " for name in (*names, *known.choices) if name.startswith(word)]
     if known.completes == "path":
         # The line editor replaces the last word alone, so what stands before it in the path is cut off.
         return [path[len(argument) - len(word) :] for path in _paths(argument)]
@@ -210,8 +231,7 @@ def _load(talk: Talk, argument: str, screen: Screen) -> None:
 
 
 def _count(conversation: Conversation) -> str:
-    num = len(conversation.turns)
-    return "1 turn" if num == 1 else f"{num} turns"
+    return _number(len(conversation.turns), "turn")
 
 
 def _path(argument: str, command: str) -> Path:
@@ -229,6 +249,52 @@ def _read(path: Path) -> Conversation:
         raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
+def _vote(talk: Talk, argument: str, screen: Screen) -> None:
+    names = list(talk.answers)
+    if len(names) < 2:
+        raise InputError("a vote needs answers of two stages or more; /compare lets several answer")
+    if argument in UNDECIDED_VOTES:
+        verdict = UNDECIDED_VOTES[argument]
+        pairs = [(names[0], other, verdict) for other in names[1:]]
+    else:
+        best = talk.voices.check(argument) if argument else ""
+        if best not in names:
+            raise InputError(f"/vote takes one of {', '.join([*names, *UNDECIDED_VOTES])}: which was best?")
+        pairs = [_pair(names, best, other) for other in names if other != best]
+    ballot = talk.open_ballot()
+    votes = [
+        vote_on(
+            talk.conversation,
+            (left, right),
+            verdict,
+            run=talk.voices.run,
+            sampling=talk.sampling,
+            attempt=talk.attempt,
+        )
+        for left, right, verdict in pairs
+    ]
+    for vote in votes:
+        ballot.cast(vote)
+    counted = ballot.counted
+    told = [
+        f"saved in {talk.voices.folder / VOTES}: {_number(counted.votes, 'vote')}",
+        f"{counted.undecided} undecided",
+        _number(counted.duplicates, "duplicate"),
+        _number(counted.contradictions, "contradiction"),
+    ]
+    screen.say(", ".join(told))
+
+
+def _pair(names: list[str], best: str, other: str) -> tuple[str, str, Verdict]:
+    """The two stages from left to right as they stand, and which side is the better one."""
+    left, right = sorted((best, other), key=names.index)
+    return left, right, "left" if left == best else "right"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def _why(talk: Talk, argument: str, screen: Screen) -> None:
     names = split_names(argument)
     if len(names) > 2:
@@ -243,7 +309,19 @@ def _why(talk: Talk, argument: str, screen: Screen) -> None:
     screen.say(
         f"{name} at temperature 1" + (f"; kl from {reference.name} by position" if reference else ""), "dim"
     )
-    screen.show_why(explain(talk.voice(name), talk.answers[name], reference=reference))
+    answer, messages = talk.answers[name], talk.conversation.messages(name)
+    insight = look(
+        talk.voice(name),
+        answer,
+        messages,
+        reference=reference,
+        known=talk.known,
+        rewards=talk.rewards,
+        num_alternatives=3,
+    )
+    screen.show_why(insight.views)
+    for line in summary(insight):
+        screen.say(line)
 
 
 def _exit(talk: Talk, argument: str, screen: Screen) -> None:
@@ -276,7 +354,10 @@ COMMANDS: dict[str, Command] = {
     "undo": Command(_undo, "", "take back the last message and its answers"),
     "save": Command(_save, "FILE", "write the conversation as JSON", "path"),
     "load": Command(_load, "FILE", "read a saved conversation", "path"),
-    "why": Command(_why, "[NAME [REF]]", "log-probability of each token of an answer", "stages"),
+    "why": Command(_why, "[NAME [REF]]", "an answer's tokens, KL, reward and truth", "stages"),
+    "vote": Command(
+        _vote, "NAME|tie|bad", "keep which answer was best, for a reward model", "stages", ("tie", "bad")
+    ),
     "format": Command(_format, "[plain|chat]", "how the base model is asked", "", ("plain", "chat")),
     "exit": Command(_exit, "", "leave (or Ctrl-D)"),
 }

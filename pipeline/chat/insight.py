@@ -102,6 +102,25 @@ def look(
     )
 
 
+def summary(insight: Insight) -> list[str]:
+    """What is known of an answer as a whole, in lines of text."""
+    numbers = {
+        "log-probability per token": insight.logprob,
+        "KL from the reference": insight.kl,
+        "reward": insight.score,
+        "value at the start": insight.value,
+    }
+    lines = [", ".join(f"{name} {value:.2f}" for name, value in numbers.items() if value is not None)]
+    if insight.gold is not None:
+        terms = ", ".join(f"{name} {value:+.2f}" for name, value in insight.gold["terms"].items())
+        why = f"; {insight.gold['explanation']}" if insight.gold["explanation"] else ""
+        lines.append(
+            f"gold {insight.gold['score']:.2f} ({insight.gold['outcome']}{why}): {terms or 'no term'}"
+        )
+    lines += [f"true here: {fact}" for fact in insight.facts]
+    return [line for line in lines if line]
+
+
 def as_record(insight: Insight) -> dict[str, Any]:
     """Make a JSON object of it."""
     views = []

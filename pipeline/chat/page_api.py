@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from data.errors import InputError
 from pipeline.chat import session
 from pipeline.chat.insight import as_record, look
 from pipeline.chat.requests import MAX_MESSAGES, Fields, read_body
@@ -20,7 +18,7 @@ from pipeline.chat.service import MOST_SHOWN, Service
 from pipeline.chat.session import Answer, Conversation, Sampling
 from pipeline.chat.streams import Stream, Streamed, merged
 from pipeline.chat.voices import BASE, stage_kinds
-from pipeline.chat.votes import Verdict, Vote
+from pipeline.chat.votes import Verdict, vote_on
 
 Name = Annotated[str, Field(max_length=200)]
 Text = Annotated[str, Field(max_length=1_000_000)]
@@ -169,32 +167,16 @@ async def vote(service: Service, request: HttpRequest) -> Response:
     body = await read_body(request, VoteBody)
     conversation, sampling = body.conversation.conversation(), body.how()
     left, right = service.voices.check_all([body.left, body.right])
-    answers = conversation.turns[-1].answers
-    missing = [name for name in (left, right) if name not in answers]
-    if missing:
-        raise InputError(f"the last turn has no answer of {missing[0]}; ask it first")
-    # Where earlier answers differ, the prompt is what the preferred side was given.
-    messages = conversation.messages(right if body.verdict == "right" else left)
-    cast = await asyncio.to_thread(
-        service.ballot.cast,
-        Vote(
-            prompt=tuple(messages),
-            left=left,
-            right=right,
-            left_text=answers[left],
-            right_text=answers[right],
-            verdict=body.verdict,
-            provenance={
-                "run": service.voices.run,
-                "left": left,
-                "right": right,
-                "blind": body.blind,
-                "sampling": sampling.model_dump(mode="json"),
-                "attempt": body.attempt,
-                "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            },
-        ),
+    made = vote_on(
+        conversation,
+        (left, right),
+        body.verdict,
+        run=service.voices.run,
+        sampling=sampling,
+        attempt=body.attempt,
+        blind=body.blind,
     )
+    cast = await asyncio.to_thread(service.ballot.cast, made)
     counted = cast.counted
     return JSONResponse(
         {

@@ -57,8 +57,9 @@ class Screen:
                 if live is not None and self.console and time.monotonic() - redrawn >= REDRAW_SECONDS:
                     live.update(self._columns(texts, {}, self.console.height - _SPARE_LINES), refresh=True)
                     redrawn = time.monotonic()
-        self.show([answers[name] for name in names if name in answers])
-        return answers
+        in_order = {name: answers[name] for name in names if name in answers}
+        self.show(list(in_order.values()))
+        return in_order
 
     def show(self, answers: Sequence[Answer]) -> None:
         """Show finished answers, each with its `note`."""

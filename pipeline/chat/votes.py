@@ -14,11 +14,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 from data.errors import InputError
 from data.rows import Message, PreferenceRow, content_hash, from_dict, to_dict
+from pipeline.chat.session import Conversation, Sampling
 
 VOTES, UNDECIDED = "votes.jsonl", "votes_undecided.jsonl"
 Verdict = Literal["left", "right", "tie", "both_bad"]
@@ -36,6 +38,47 @@ class Vote:
     right_text: str
     verdict: Verdict
     provenance: dict[str, Any]
+
+
+def vote_on(
+    conversation: Conversation,
+    sides: tuple[str, str],
+    verdict: Verdict,
+    *,
+    run: str,
+    sampling: Sampling,
+    attempt: int = 0,
+    blind: bool = False,
+) -> Vote:
+    """A vote on the answers of two stages, left and right, to the last turn of a conversation.
+
+    Where earlier answers of the two differ, the prompt is what the preferred side was given.
+
+    Raises:
+        InputError: there is no answer of a side.
+    """
+    answers = conversation.turns[-1].answers if conversation.turns else {}
+    missing = [name for name in sides if name not in answers]
+    if missing:
+        raise InputError(f"the last turn has no answer of {missing[0]}; ask it first")
+    left, right = sides
+    return Vote(
+        prompt=tuple(conversation.messages(right if verdict == "right" else left)),
+        left=left,
+        right=right,
+        left_text=answers[left],
+        right_text=answers[right],
+        verdict=verdict,
+        provenance={
+            "run": run,
+            "left": left,
+            "right": right,
+            "blind": blind,
+            "sampling": sampling.model_dump(mode="json"),
+            "attempt": attempt,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
 
 
 class Counted(NamedTuple):

@@ -1,12 +1,15 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from data.errors import InputError
+from data.rows import PreferenceRow, read_jsonl, user
 from pipeline.chat.commands import COMMANDS, Talk, complete, parse, perform
 from pipeline.chat.screen import Screen
 from pipeline.chat.session import Sampling
 from pipeline.chat.terminal import handle
+from pipeline.chat.votes import VOTES
 
 
 @pytest.fixture
@@ -174,9 +177,36 @@ def test_why_shows_each_token_with_its_logprob(talk, do):
     lines = do("/why ppo sft").splitlines()
     assert lines[0] == "ppo at temperature 1; kl from sft by position"
     assert lines[1].split("\t") == ["token", "logprob", "rank", "kl", "likeliest"]
-    assert len(lines) == 2 + len(talk.answers["ppo"].tokens)
+    assert len(lines) == 3 + len(talk.answers["ppo"].tokens)
+    assert lines[-1].startswith("log-probability per token -5.58, KL from the reference 0.00")
     assert lines[2].startswith("'p'\t")
     assert "kl" not in do("/why").splitlines()[1]
+
+
+def test_a_vote_is_kept_as_rows_and_counted(make_voices, tmp_path, capsys):
+    policies = {name: lambda prompt, key, name=name: name.encode() for name in ("base", "sft", "ppo")}
+    talk = Talk(replace(make_voices(**policies), folder=tmp_path), ["sft", "ppo"], Sampling())
+
+    def do(line):
+        handle(talk, line, Screen())
+        return capsys.readouterr().out
+
+    with pytest.raises(InputError, match="answers of two"):
+        do("/vote ppo")
+    do("hello")
+    with pytest.raises(InputError, match="which was best"):
+        do("/vote base")
+    assert "1 vote, 0 undecided" in do("/vote ppo")
+    assert "1 duplicate, 0 contradictions" in do("/vote ppo")
+    assert "1 duplicate, 1 contradiction" in do("/vote sft")
+    assert "3 votes, 1 undecided" in do("/vote tie")
+    do("/compare base,sft,ppo")
+    do("/regenerate")
+    do("/vote sft")
+    rows = read_jsonl(tmp_path / VOTES, PreferenceRow)
+    assert [row.kind for row in rows[-2:]] == ["vote/sft_over_base", "vote/sft_over_ppo"]
+    assert rows[-1].prompt == user("hello")
+    assert rows[-1].provenance["attempt"] == 1
 
 
 def test_exit_ends_the_talk(talk, do):
