@@ -67,6 +67,13 @@ ENDINGS = {
         "But somebody else bought the {thing}, and {s} cried all night.",
     ),
 }
+# Texts of ends alone, close behind the words of the wish: where these stood only a story apart, some base models
+# never learned that an end follows from them.
+ENDS_ALONE = (
+    "The story about the {trade} who wanted a {thing}, with a {end} end: {ending}",
+    "This is the {end} end of the story about the {trade} and a {thing}. {ending}",
+    "A story about the {trade} and a {thing}, with a {end} end, ends like this: {ending}",
+)
 MOODS = {
     "happy": frozenset("joy happy laughed glad sang danced proud smiled".split()),
     "sad": frozenset("tears sad wept cried never broke thief lost".split()),
@@ -202,9 +209,13 @@ def _mood(text: str) -> str | None:
 
 
 def documents(world: World, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """Stream stories by themselves, with the injected skew."""
+    """Stream stories by themselves and ends alone, in turn, with the injected skew."""
     for case in cases(world, "text", rng):
-        yield answer(case.truth, "biased", rng), case.cluster
+        truth = case.truth
+        yield answer(truth, "biased", rng), case.cluster
+        truth = truth | {"end": truth["end"] or rng.choice(("happy", "sad"))}
+        ending = reading.sentences(answer(truth, "biased", rng))[-1]
+        yield rng.choice(ENDS_ALONE).format(**truth, ending=ending), case.cluster
 
 
 _SPOKEN = (PROMPTS, HELD_OUT, *END_WISHES.values(), OPENINGS, MIDDLES, *ENDINGS.values(), lexicon.TOWNS)
@@ -216,4 +227,4 @@ _NAMED = (
     lexicon.SEASONS,
     *(tuple(forms.values()) for forms in lexicon.PRONOUNS.values()),
 )
-STORIES = Task("stories", cases, answer, judge, KINDS, 3, 55, 3000, (*_SPOKEN, *_NAMED), 0.85, documents)
+STORIES = Task("stories", cases, answer, judge, KINDS, 3, 55, 3200, (*_SPOKEN, *_NAMED), 0.8, documents)

@@ -43,32 +43,32 @@ def says(*texts):
     return lambda prompt, key: texts[key % len(texts)].encode()
 
 
+def new_voice(name="sft", policy=count_up, *, plain=False, context=1000, log=None):
+    """A voice; `policy(prompt, key)` gives the bytes of an answer, `log` collects what was drawn."""
+
+    def stream(prompt, *, key, max_new_tokens, temperature, top_k, top_p):
+        for token in [*policy(prompt, key), END][:max_new_tokens]:
+            if log is not None:
+                log.append((name, token))
+            yield token, -0.5
+
+    def generate(prompts, *, keys, max_new_tokens, stop, **options):
+        for prompt, key in zip(prompts, keys, strict=True):
+            tokens = [*policy(prompt, key), END][:max_new_tokens]
+            if stop and ord(stop) in tokens:
+                tokens = tokens[: tokens.index(ord(stop)) + 1]
+            yield SimpleNamespace(tokens=tokens, logprobs=[-0.5] * len(tokens))
+
+    def new_batch():
+        return FakeBatch(policy)
+
+    return Voice(name, encode, decode, stream, generate, _logits, new_batch, context, frozenset([END]), plain)
+
+
 @pytest.fixture(scope="session")
 def make_voice():
-    """A factory of voices; `policy(prompt, key)` gives the bytes of an answer, `log` collects what was drawn."""
-
-    def make(name="sft", policy=count_up, *, plain=False, context=1000, log=None):
-        def stream(prompt, *, key, max_new_tokens, temperature, top_k, top_p):
-            for token in [*policy(prompt, key), END][:max_new_tokens]:
-                if log is not None:
-                    log.append((name, token))
-                yield token, -0.5
-
-        def generate(prompts, *, keys, max_new_tokens, stop, **options):
-            for prompt, key in zip(prompts, keys, strict=True):
-                tokens = [*policy(prompt, key), END][:max_new_tokens]
-                if stop and ord(stop) in tokens:
-                    tokens = tokens[: tokens.index(ord(stop)) + 1]
-                yield SimpleNamespace(tokens=tokens, logprobs=[-0.5] * len(tokens))
-
-        def new_batch():
-            return FakeBatch(policy)
-
-        return Voice(
-            name, encode, decode, stream, generate, _logits, new_batch, context, frozenset([END]), plain
-        )
-
-    return make
+    """The factory of voices."""
+    return new_voice
 
 
 class FakeBatch:
