@@ -19,6 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from data.errors import InputError
+from pipeline.cli_text import answer, format_catalog, format_check, format_explanation, print_json, told
 from pipeline.errors import GateStopped, Interrupted, TrainingFault
 
 app = typer.Typer(
@@ -110,7 +111,7 @@ def run(
         rebuild([result.path])  # over all seeds
     if as_json:
         stages = [vars(stage) for stage in result.stages]
-        _print_json(
+        print_json(
             {"run": str(result.path), "stages": stages, "report": str(report) if report.is_file() else None}
         )
         return
@@ -141,7 +142,7 @@ def plan(
     loaded = load_recipe(recipe, changes or (), runs_dir=runs_dir)
     selection = Selection(until=until, since=since, only=only, force=force)
     found = make_plan(loaded, runs_dir=runs_dir, name=name, selection=selection, probe=probe)
-    _answer(found, as_json, format_plan)
+    answer(found, as_json, format_plan)
 
 
 @app.command()
@@ -157,7 +158,7 @@ def status(
     paths = [find_run(runs_dir, run)] if run else [runs_dir / name for name in list_runs(runs_dir)]
     found = [run_status(path) for path in paths]
     if as_json:
-        _print_json(found[0] if run else found)
+        print_json(found[0] if run else found)
         return
     print(
         "\n".join(map(format_status, found)) or f"no run in {runs_dir} yet; start one: fledge run quickstart"
@@ -169,7 +170,7 @@ def list_(as_json: AsJson = False) -> None:
     """List the built-in recipes, stages, data sources, rewards and evaluations."""
     from pipeline.catalog import catalog
 
-    _answer(catalog(), as_json, _format_catalog)
+    answer(catalog(), as_json, format_catalog)
 
 
 @app.command()
@@ -180,7 +181,7 @@ def explain(
     """Explain a setting: its meaning, default and range; or a stage, source, reward or evaluation."""
     from pipeline.catalog import explain as explain_key
 
-    _answer(explain_key(key), as_json, _format_explanation)
+    answer(explain_key(key), as_json, format_explanation)
 
 
 @app.command()
@@ -189,7 +190,7 @@ def doctor(runs_dir: RunsDir = RUNS, as_json: AsJson = False) -> None:
     from pipeline.doctor import examine, format_examination
 
     found = examine(runs_dir)
-    _answer(found, as_json, format_examination)
+    answer(found, as_json, format_examination)
     if found["problems"]:
         raise typer.Exit(2)
 
@@ -301,7 +302,7 @@ def report(
     from pipeline.run_directory import find_run
 
     paths = rebuild([find_run(runs_dir, run) for run in runs])
-    _answer({"reports": [str(path) for path in paths]}, as_json, lambda found: "\n".join(found["reports"]))
+    answer({"reports": [str(path) for path in paths]}, as_json, lambda found: "\n".join(found["reports"]))
 
 
 @app.command()
@@ -318,7 +319,7 @@ def export(
 
     _quiet_libraries()
     path = export_model(find_run(runs_dir, run), stage, to)
-    _answer({"folder": str(path or to)}, as_json, lambda found: found["folder"])
+    answer({"folder": str(path or to)}, as_json, lambda found: found["folder"])
 
 
 @data_app.callback(invoke_without_command=True)
@@ -333,7 +334,7 @@ def data_list(as_json: AsJson = False) -> None:
     """List the data sources and the kinds of rows that they give."""
     from pipeline.data_command import list_sources
 
-    _answer(
+    answer(
         list_sources(),
         as_json,
         lambda found: "\n".join(
@@ -352,7 +353,7 @@ def data_check(
     from pipeline.data_command import check_file
 
     found = check_file(file, schema)
-    _answer(found, as_json, _format_check)
+    answer(found, as_json, format_check)
     if found["malformed"] or not found["num_rows"]:
         raise typer.Exit(2)
 
@@ -368,7 +369,7 @@ def data_fetch(
     """Fetch a data set from the hub to plain files; needs the network."""
     from pipeline.data_command import fetch
 
-    _answer(fetch(name, to, config=config, split=split), as_json, lambda found: json.dumps(found["num_rows"]))
+    answer(fetch(name, to, config=config, split=split), as_json, lambda found: json.dumps(found["num_rows"]))
 
 
 def main() -> NoReturn:
@@ -405,22 +406,14 @@ def run_safely(work: Callable[[], Any]) -> int:
             return int(error.exit_code)
         if isinstance(error, OSError) and error.errno in PATH_ERRORS:
             return _fail([f"{str(error.filename)[:80]}: {error.strerror}; give another path"], 2)
-        print(_told(traceback.format_exc()), file=sys.stderr)  # our fault: the whole story
+        print(told(traceback.format_exc()), file=sys.stderr)  # our fault: the whole story
         return 1
 
 
 def _fail(problems: list[str], code: int) -> int:
     for problem in problems:
-        print(f"error: {_told(problem)}", file=sys.stderr)
+        print(f"error: {told(problem)}", file=sys.stderr)
     return code
-
-
-def _told(text: str) -> str:
-    """A text for the terminal: without secrets, and without characters of somebody's file that could act."""
-    from pipeline.chat.sanitise import inert
-    from pipeline.config import redact_text
-
-    return inert(redact_text(text))
 
 
 def _quiet_libraries() -> None:
@@ -460,48 +453,3 @@ def _given(**options: Any) -> dict[str, Any]:
 
 def _split(names: str | None) -> list[str] | None:
     return [name.strip() for name in names.split(",") if name.strip()] if names is not None else None
-
-
-def _answer(found: Any, as_json: bool, text: Any) -> None:
-    if as_json:
-        _print_json(found)
-    else:
-        print(text(found))
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def _format_catalog(found: dict[str, dict[str, str]]) -> str:
-    width = max(len(name) for items in found.values() for name in items) if any(found.values()) else 0
-    blocks = [
-        "\n".join([title, *(f"  {name:<{width}}  {line}" for name, line in items.items())])
-        for title, items in found.items()
-    ]
-    return "\n\n".join(blocks)
-
-
-def _format_explanation(found: dict[str, Any]) -> str:
-    if "meaning" in found:
-        of = f" (of {found['of']})" if "of" in found else ""
-        default = found["default"] if isinstance(found["default"], str) else json.dumps(found["default"])
-        return f"{found['key']}{of}: {found['meaning']}\n  accepts {found['accepts']}; default {default}"
-    blocks = [found["about"]] if "about" in found else []
-    blocks += [f"input {role}: {words}" for role, words in found.get("inputs", {}).items()]
-    blocks.append("\n".join(map(_format_explanation, found["settings"])))
-    blocks += [
-        f"{row['what']}\n  {row['settings']}; {row['source']}; tests/{row['test']}"
-        for row in found.get("details", ())
-    ]
-    return "\n\n".join(blocks)
-
-
-def _format_check(found: dict[str, Any]) -> str:
-    lines = [f"{found['file']}: {found['num_rows']:,} rows of {found['schema']}"]
-    lines += [f"{found['num_identical']:,} identical rows"] if found["num_identical"] else []
-    for kind in ("malformed", "unusable"):
-        lines += [f"{kind}: {problem}" for problem in found[kind][:20]]
-        lines += [f"... and {len(found[kind]) - 20:,} more"] if len(found[kind]) > 20 else []
-    lines += ["no row to use: give a file that holds some"] if not found["num_rows"] else []
-    return _told("\n".join(lines))
