@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from data.errors import InputError
 
 MAX_BODY_BYTES = 1_000_000
+MAX_DROPPED_BYTES = 100_000_000  # read from a body that is refused
 BODY_SECONDS = 20.0  # for a body to arrive
 MAX_MESSAGES = 1_000
 RETRY_SECONDS = 1
@@ -76,24 +77,34 @@ async def read_body(request: Request, schema: type[Body]) -> Body:
 
 
 async def _bytes(request: Request) -> bytes:
-    too_large = Refused(
-        413, f"the body has more than {MAX_BODY_BYTES:,} bytes; shorten it", {"Connection": "close"}
-    )
+    """Read a body; one that is too large is read on and dropped, so that the refusal arrives.
+
+    A client that is cut off while it sends sees a broken connection instead of the reason.
+    """
+    parts: list[bytes] = []
+    size = 0
     declared = request.headers.get("content-length", "0")
-    if not declared.isdigit() or int(declared[:20]) > MAX_BODY_BYTES:
-        raise too_large
-    parts, size = [], 0
+    too_large = not declared.isdigit() or int(declared[:20]) > MAX_BODY_BYTES
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for part in request.stream():
                 size += len(part)
-                if size > MAX_BODY_BYTES:
-                    raise too_large
-                parts.append(part)
+                too_large = too_large or size > MAX_BODY_BYTES
+                if size > MAX_DROPPED_BYTES:
+                    break
+                if too_large:
+                    parts.clear()
+                else:
+                    parts.append(part)
     except TimeoutError:
+        if not too_large:
+            raise Refused(
+                408, f"the body did not arrive within {BODY_SECONDS:g} s", {"Connection": "close"}
+            ) from None
+    if too_large:
         raise Refused(
-            408, f"the body did not arrive within {BODY_SECONDS:g} s", {"Connection": "close"}
-        ) from None
+            413, f"the body has more than {MAX_BODY_BYTES:,} bytes; shorten it", {"Connection": "close"}
+        )
     return b"".join(parts)
 
 

@@ -190,22 +190,46 @@ def test_settings_out_of_range_are_refused_with_their_name(client, changes, word
     assert len(reply.content) < 2000
 
 
-def test_a_body_of_fifty_megabytes_is_refused_before_it_is_read(client):
-    def parts():
-        for _ in range(50):
-            sent.append(1)
-            yield b" " * 1_000_000
-
-    sent = []
-    try:
-        reply = client.post(CHAT, content=parts(), headers={"Content-Type": "application/json"})
+def test_a_body_of_fifty_megabytes_is_dropped_and_refused_with_the_reason(client):
+    headers = {"Content-Type": "application/json"}
+    for content in (b"x" * 50_000_000, (b"x" * 1_000_000 for _ in range(50))):
+        reply = client.post(CHAT, content=content, headers=headers)
         assert reply.status_code == 413
         assert "1,000,000 bytes" in message(reply)
-    except (httpx.WriteError, httpx.ReadError):  # the server closed while we were still sending
-        pass
-    assert len(sent) < 50
-    reply = client.post(CHAT, content=b"x" * 50_000_000, headers={"Content-Type": "application/json"})
-    assert reply.status_code == 413
+
+
+def test_the_rest_of_a_body_without_end_is_not_read(service, serving, monkeypatch):
+    from pipeline.chat import requests
+
+    monkeypatch.setattr(requests, "MAX_DROPPED_BYTES", 3_000_000)
+    sent = []
+
+    def parts():
+        for _ in range(1000):
+            sent.append(1)
+            yield b" " * 100_000
+
+    with httpx.Client(base_url=serving(service), timeout=WAIT) as client:
+        try:
+            reply = client.post(CHAT, content=parts(), headers={"Content-Type": "application/json"})
+            assert reply.status_code == 413
+        except (httpx.WriteError, httpx.ReadError):  # it closed while we were still sending
+            pass
+    assert len(sent) < 500
+
+
+def test_a_body_that_never_ends_is_given_up(service, serving, monkeypatch):
+    from pipeline.chat import requests
+
+    monkeypatch.setattr(requests, "BODY_SECONDS", 0.2)
+    address = serving(service).removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1]))) as slow:
+        slow.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b'Content-Length: 100\r\n\r\n{"mod'
+        )
+        slow.settimeout(WAIT)
+        assert b" 408 " in slow.recv(1000)
 
 
 def test_other_methods_types_and_places_are_refused(client):
