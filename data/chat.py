@@ -146,6 +146,11 @@ def is_native(tokenizer: PreTrainedTokenizerBase) -> bool:
     return ids == list(range(len(CONTROL_TOKENS))) and tokenizer.chat_template in (None, CHAT_TEMPLATE)
 
 
+def can_chat(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether conversations can be encoded: a tokenizer of ours, or one with a chat template."""
+    return is_native(tokenizer) or bool(tokenizer.chat_template)
+
+
 def _begin(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
 

@@ -42,6 +42,12 @@ class Talk:
     pending: bool = False
     done: bool = False
     ballot: Ballot | None = None
+    asked_under: tuple[str, Sampling] | None = None
+
+    def asked(self) -> tuple[Conversation, Sampling]:
+        """The conversation and the sampling that the latest answers were drawn under, whatever was set since."""
+        system, sampling = self.asked_under or (self.conversation.system, self.sampling)
+        return replace(self.conversation, system=system), sampling
 
     @cached_property
     def known(self) -> Known:
@@ -262,18 +268,22 @@ def _vote(talk: Talk, argument: str, screen: Screen) -> None:
             raise InputError(f"/vote takes one of {', '.join([*names, *UNDECIDED_VOTES])}: which was best?")
         pairs = [_pair(names, best, other) for other in names if other != best]
     ballot = talk.open_ballot()
+    conversation, sampling = talk.asked()
     votes = [
         vote_on(
-            talk.conversation,
+            conversation,
             (left, right),
             verdict,
             run=talk.voices.run,
-            sampling=talk.sampling,
+            sampling=sampling,
             attempt=talk.attempt,
         )
         for left, right, verdict in pairs
     ]
-    for vote in votes:
+    compared = [vote for vote in votes if vote.differ]
+    if not compared:
+        raise InputError("the answers are equal or empty, so there is nothing to prefer; ask again")
+    for vote in compared:
         ballot.cast(vote)
     counted = ballot.counted
     told = [
@@ -309,7 +319,7 @@ def _why(talk: Talk, argument: str, screen: Screen) -> None:
     screen.say(
         f"{name} at temperature 1" + (f"; kl from {reference.name} by position" if reference else ""), "dim"
     )
-    answer, messages = talk.answers[name], talk.conversation.messages(name)
+    answer, messages = talk.answers[name], talk.asked()[0].messages(name)
     insight = look(
         talk.voice(name),
         answer,

@@ -80,7 +80,8 @@ class Engine:
         self._max_rows, self._max_waiting = max_rows, max_waiting
         self._waiting: deque[Ticket] = deque()
         self._jobs: deque[Callable[[], None]] = deque()
-        self._live: dict[str, tuple[LiveBatch, list[Ticket]]] = {}
+        self._batches: dict[str, LiveBatch] = {}
+        self._live: dict[str, list[Ticket]] = {}
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -93,11 +94,16 @@ class Engine:
             Busy: too many wait already.
         """
         with self._changed:
+            gone = [waiting for waiting in self._waiting if waiting.cancelled]
             self._waiting = deque(waiting for waiting in self._waiting if not waiting.cancelled)
-            if self._closed or len(self._waiting) >= self._max_waiting:
-                raise Busy(f"{len(self._waiting)} requests are waiting already; try again in a moment")
-            self._waiting.append(ticket)
-            self._changed.notify()
+            refused = self._closed or len(self._waiting) >= self._max_waiting
+            if not refused:
+                self._waiting.append(ticket)
+                self._changed.notify()
+        for waiting in gone:
+            self._finish(waiting)
+        if refused:
+            raise Busy(f"{self._max_waiting} requests are waiting already; try again in a moment")
         return ticket
 
     def run(self, work: Callable[[], T]) -> Future[T]:
@@ -138,7 +144,7 @@ class Engine:
                 self._jobs.popleft()()
             for name in list(self._live):
                 self._step(name)
-        for _, tickets in self._live.values():
+        for tickets in self._live.values():
             for ticket in tickets:
                 ticket.cancel()
                 self._finish(ticket)
@@ -147,7 +153,7 @@ class Engine:
         """Wait until there is something to do, and let requests join; False when the engine closes."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._waiting or self._jobs or self._live)
-            num_live = sum(len(tickets) for _, tickets in self._live.values())
+            num_live = sum(map(len, self._live.values()))
             admitted = [
                 self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_rows - num_live))
             ]
@@ -165,11 +171,12 @@ class Engine:
             return self._finish(ticket)
         voice, sampling = ticket.voice, ticket.sampling
         try:
-            batch, tickets = self._live.get(voice.name) or (voice.new_batch(), [])
-            batch.join(
+            if voice.name not in self._batches:
+                self._batches[voice.name] = voice.new_batch()
+            self._batches[voice.name].join(
                 Wanted(
                     ticket,
-                    voice.encode(ticket.request.prompt),
+                    ticket.request.tokens,
                     ticket.key,
                     ticket.request.limit,
                     sampling.temperature,
@@ -178,39 +185,44 @@ class Engine:
                 )
             )
         except Exception as error:
-            ticket.fail(error)
-            return self._tell(ticket)
-        tickets.append(ticket)
-        self._live[voice.name] = (batch, tickets)
+            return self._fail([ticket], error)
+        self._live.setdefault(voice.name, []).append(ticket)
         return None
 
     def _step(self, name: str) -> None:
         """A token for every answer of a model; whoever is over or has gone leaves."""
-        batch, tickets = self._live[name]
-        for ticket in tickets:
-            if ticket.cancelled and not ticket.over:
-                ticket.finish()
-        batch.leave([ticket for ticket in tickets if ticket.over])
+        batch, tickets = self._batches[name], self._live[name]
         try:
+            gone = [ticket for ticket in tickets if ticket.cancelled]
+            for ticket in gone:
+                ticket.finish()
+            if gone:
+                batch.leave(gone)
             for drawn in batch.step():
                 whose: Any = drawn.name
                 whose.push(drawn.token, drawn.logprob, last=drawn.last)
-        except Exception as error:  # a fault of the model: its answers end, the others go on
-            for ticket in tickets:
-                if not ticket.over:
-                    ticket.fail(error)
-        batch.leave([ticket for ticket in tickets if ticket.over])
+            batch.leave([ticket for ticket in tickets if ticket.over])
+        except Exception as error:  # a fault of the model: its answers end, those of others go on
+            del self._batches[name]
+            self._fail(tickets, error)
         for ticket in tickets:
             self._tell(ticket)
-        going_on = [ticket for ticket in tickets if not ticket.over]
-        if going_on:
-            self._live[name] = (batch, going_on)
-        else:
+        self._live[name] = [ticket for ticket in tickets if not ticket.over]
+        if not self._live[name]:
             del self._live[name]
 
+    def _fail(self, tickets: list[Ticket], error: Exception) -> None:
+        for ticket in tickets:
+            if not ticket.over:
+                ticket.fail(error)
+            self._tell(ticket)
+
     def _finish(self, ticket: Ticket) -> None:
-        if not ticket.over:
-            ticket.finish()
+        try:
+            if not ticket.over:
+                ticket.finish()
+        except Exception as error:
+            ticket.fail(error)
         self._tell(ticket)
 
     def _tell(self, ticket: Ticket) -> None:

@@ -93,13 +93,21 @@ def look(
     return Insight(
         logprob=sum(view.logprob for view in views) / len(views) if views else None,
         kl=sum(divergences) if reference is not None else None,
-        score=rewards.score(messages, answer.text, ended=ended) if answer.text.strip() else None,
+        score=rewards.score(kept(messages, answer), answer.text, ended=ended)
+        if answer.text.strip()
+        else None,
         value=values[0] if values else None,
         gold=known.gold(messages, answer.text, ended=ended),
         facts=known.facts(messages[-1]["content"], answer.text),
         views=views,
         values=values,
     )
+
+
+def kept(messages: Sequence[Message], answer: Answer) -> list[Message]:
+    """The messages that the model was given: without the oldest turns that were left out."""
+    system = [message for message in messages[:1] if message["role"] == "system"]
+    return [*system, *messages[len(system) + 2 * answer.num_dropped :]]
 
 
 def summary(insight: Insight) -> list[str]:

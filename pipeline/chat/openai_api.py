@@ -7,7 +7,6 @@ setting that would have no effect here is refused unless it asks for nothing.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import time
@@ -31,6 +30,7 @@ from pipeline.chat.voices import Voice
 from pipeline.chat.why import TokenView, explain
 
 MAX_CHOICES, MAX_PROMPTS, MAX_ALTERNATIVES = 8, 16, 20
+MAX_ANSWERS = 32  # prompts times choices: more could never be queued together
 Text = Annotated[str, Field(max_length=1_000_000)]
 Unused = Annotated[float, Field(ge=0, le=0)] | None
 FINISH = {"end": "stop", "stop": "stop", "length": "length", "cancelled": "stop"}
@@ -48,6 +48,13 @@ class ChatMessage(Fields):
 
     role: Literal["system", "user", "assistant"]
     content: Text | Annotated[list[TextPart], Field(max_length=100)]
+    name: str | None = Field(None, max_length=200, description="Not shown to the model.")
+    # What the official client sends along with an answer that it gives back.
+    refusal: None = None
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: None = None
 
     def message(self) -> Message:
         """The turn as the session takes it."""
@@ -144,11 +151,11 @@ async def chat_completions(service: Service, request: HttpRequest) -> Response:
     for place, message in enumerate(messages):
         session.check_characters(message["content"], f"messages[{place}]")
     sampling, voice = body.sampling(), await _voice(service, body.model)
-    prepared = await asyncio.to_thread(session.prepare, voice, messages, sampling)
+    prepared = await service.prepare(session.prepare, voice, messages, sampling)
     keys = [session.answer_key(messages, sampling.seed, attempt) for attempt in range(body.n or 1)]
     streams = service.start_all([(voice, prepared, sampling, key) for key in keys])
     alternatives = (body.top_logprobs or 0) if body.logprobs else None
-    reply = Reply(body, CHAT, service, voice, len(voice.encode(prepared.prompt)), alternatives)
+    reply = Reply(body, CHAT, service, voice, len(prepared.tokens), alternatives)
     return await _respond(request, reply, streams)
 
 
@@ -158,14 +165,18 @@ async def completions(service: Service, request: HttpRequest) -> Response:
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     for place, prompt in enumerate(prompts):
         session.check_text(prompt, f"prompt {place}")
+    if len(prompts) * (body.n or 1) > MAX_ANSWERS:
+        raise Refused(
+            400, f"{len(prompts)} prompts with n {body.n} are more than {MAX_ANSWERS} answers; ask for fewer"
+        )
     sampling, voice = body.sampling(), replace(await _voice(service, body.model), plain=False)
-    prepared = [await asyncio.to_thread(session.prepare_text, voice, prompt, sampling) for prompt in prompts]
+    prepared = [await service.prepare(session.prepare_text, voice, prompt, sampling) for prompt in prompts]
     wanted = [
         (voice, one, sampling, session.text_key(prompt, sampling.seed, attempt))
         for prompt, one in zip(prompts, prepared, strict=True)
         for attempt in range(body.n or 1)
     ]
-    num_tokens = sum(len(voice.encode(one.prompt)) for one in prepared)
+    num_tokens = sum(len(one.tokens) for one in prepared)
     reply = Reply(body, TEXT, service, voice, num_tokens, body.logprobs)
     return await _respond(request, reply, service.start_all(wanted))
 
@@ -227,7 +238,7 @@ class Reply:
             views = await self.service.compute(
                 lambda: explain(self.voice, answer, num_alternatives=max(num, 1))
             )
-            choice["logprobs"] = self.form.logprobs(views, num)
+            choice["logprobs"] = self.form.logprobs(_seen(views, answer.text), num)
         return choice
 
     def usage(self, answers: Sequence[Answer]) -> dict[str, int]:
@@ -276,6 +287,12 @@ async def _chunks(reply: Reply, streams: Sequence[Stream]) -> AsyncIterator[str]
 
 def _event(record: dict[str, Any]) -> str:
     return f"data: {json.dumps(record)}\n\n"  # ASCII, so no character in it ends a line
+
+
+def _seen(views: Sequence[TokenView], text: str) -> list[TokenView]:
+    """The tokens that the text is made of: without what ended it, and what a stop string cut off."""
+    starts = itertools.accumulate((len(view.text) for view in views), initial=0)
+    return [view for view, start in zip(views, starts, strict=False) if start < len(text)]
 
 
 def _chat_logprobs(views: Sequence[TokenView], num: int) -> dict[str, Any]:

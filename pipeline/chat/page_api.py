@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from pipeline.chat import session
 from pipeline.chat.insight import as_record, look
-from pipeline.chat.requests import MAX_MESSAGES, Fields, read_body
+from pipeline.chat.requests import MAX_MESSAGES, Fields, Refused, read_body
 from pipeline.chat.service import MOST_SHOWN, Service
 from pipeline.chat.session import Answer, Conversation, Sampling
 from pipeline.chat.streams import Stream, Streamed, merged
@@ -95,7 +95,7 @@ async def run(service: Service, request: HttpRequest) -> Response:
                 {
                     "name": name,
                     "about": kinds.get("pretrain" if name == BASE else name, ""),
-                    "plain": name == BASE,
+                    "plain": _is_plain(service, name),
                 }
                 for name in service.voices.names
             ],
@@ -109,6 +109,12 @@ async def run(service: Service, request: HttpRequest) -> Response:
     )
 
 
+def _is_plain(service: Service, name: str) -> bool:
+    """Whether a stage is asked in the plain question format; of one that is not loaded yet by its name."""
+    voice = service.voices.loaded.get(name)
+    return name == BASE if voice is None else voice.plain
+
+
 async def reply(service: Service, request: HttpRequest) -> Response:
     """Stream the answers of several stages, a JSON object on each line."""
     body = await read_body(request, ReplyBody)
@@ -117,7 +123,7 @@ async def reply(service: Service, request: HttpRequest) -> Response:
     for name in service.voices.check_all(body.stages):
         voice = await service.voice(name, plain_base=body.plain_base)
         messages = conversation.messages(name)
-        prepared = await asyncio.to_thread(session.prepare, voice, messages, sampling)
+        prepared = await service.prepare(session.prepare, voice, messages, sampling)
         wanted.append((voice, prepared, sampling, session.answer_key(messages, sampling.seed, body.attempt)))
     streams = service.start_all(wanted)
     return Streamed(_lines(streams), streams, media_type="application/x-ndjson")
@@ -152,8 +158,8 @@ async def insight(service: Service, request: HttpRequest) -> Response:
     voice = await service.voice(body.stage, plain_base=body.plain_base)
     reference = None if body.reference is None else await service.voice(body.reference)
     messages = conversation.messages(voice.name)
-    prepared = await asyncio.to_thread(session.prepare, voice, messages, sampling)
-    answer = session.answer_of(voice, prepared, sampling, body.tokens)
+    prepared = await service.prepare(session.prepare, voice, messages, sampling)
+    answer = await asyncio.to_thread(session.answer_of, voice, prepared, sampling, body.tokens)
     found = await service.compute(
         lambda: look(
             voice, answer, messages, reference=reference, known=service.known, rewards=service.rewards
@@ -176,7 +182,10 @@ async def vote(service: Service, request: HttpRequest) -> Response:
         attempt=body.attempt,
         blind=body.blind,
     )
-    cast = await asyncio.to_thread(service.ballot.cast, made)
+    try:
+        cast = await asyncio.to_thread(service.ballot.cast, made)
+    except OSError as error:
+        raise Refused(507, f"the vote was not kept: {error.strerror or error}") from error
     counted = cast.counted
     return JSONResponse(
         {

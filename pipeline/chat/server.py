@@ -67,17 +67,14 @@ class Access:
 
     loopback: bool
     token: str | None
+    host: str = LOOPBACK
 
     def refusal(self, headers: Headers, path: str, query: str) -> Refused | None:
         """Why a request is refused, or None."""
-        host = urlsplit(f"//{headers.get('host', '')}")
-        origin = headers.get("origin")
-        if self.loopback and host.hostname not in LOCAL_NAMES:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if self.loopback and _hostname(host) not in (*LOCAL_NAMES, self.host):
             return Refused(403, f"this server answers to {', '.join(LOCAL_NAMES)} alone")
-        if origin is not None and (urlsplit(origin).scheme, urlsplit(origin).netloc) != (
-            "http",
-            headers.get("host"),
-        ):
+        if origin is not None and origin != f"http://{host}":
             return Refused(403, "requests from other sites are refused")
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and path != "/":
             return Refused(403, "requests from other sites are refused")
@@ -90,6 +87,14 @@ class Access:
             return Refused(
                 401, "this needs the token that `fledge serve` printed: Authorization: Bearer TOKEN"
             )
+        return None
+
+
+def _hostname(host: str) -> str | None:
+    """The name in a Host header, without the port; None where it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
         return None
 
 
@@ -106,10 +111,8 @@ def make_app(service: Service, access: Access) -> ASGIApp:
                 return error_response(Refused(400, str(error)))
             except Busy as busy:
                 return error_response(Refused(429, str(busy), {"Retry-After": str(RETRY_SECONDS)}))
-            except Gone:
+            except (Gone, ClientDisconnect):
                 return Response(status_code=499)  # as web servers write it into their logs
-            except OSError as error:
-                return error_response(Refused(507, f"nothing was kept: {error.strerror or error}"))
             except Exception as error:  # a fault of ours or of the model: told here, and the server goes on
                 traceback.print_exc()
                 return error_response(Refused(500, f"the server failed: {type(error).__name__}: {error}"))
@@ -136,7 +139,7 @@ def make_app(service: Service, access: Access) -> ASGIApp:
         yield
         service.close()
 
-    handlers = {HTTPException: _http_error, ClientDisconnect: _gone}
+    handlers = {HTTPException: _http_error}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)  # type: ignore[arg-type]
     return Guard(app, access)
 
@@ -163,9 +166,7 @@ class Guard:
             await send(message)
 
         request = HttpRequest(scope)
-        refused = self.access.refusal(
-            request.headers, request.url.path, request.query_params.get("token", "")
-        )
+        refused = self.access.refusal(request.headers, scope["path"], request.query_params.get("token", ""))
         app = error_response(refused) if refused is not None else self.app
         return await app(scope, receive, send_safely)
 
@@ -194,10 +195,6 @@ async def _schema(service: Service, request: HttpRequest) -> Response:
 
 async def _http_error(request: HttpRequest, error: HTTPException) -> Response:
     return error_response(Refused(error.status_code, error.detail, error.headers))
-
-
-async def _gone(request: HttpRequest, error: ClientDisconnect) -> Response:
-    return error_response(Refused(400, "the body ended early"))
 
 
 # --- starting ----------------------------------------------------------------------------------------------
@@ -231,7 +228,7 @@ def serve(
         if not loopback and token is None:
             token = secrets.token_urlsafe(16)
         service = open_service(run, stages=stages)
-        app = make_app(service, Access(loopback, token))
+        app = make_app(service, Access(loopback, token, host))
         config = uvicorn.Config(
             app,
             log_level="error",

@@ -6,11 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from data.errors import InputError
-from pipeline.chat import session
-from pipeline.chat.engine import Engine
+from pipeline.chat.engine import MAX_WAITING, Busy, Engine
 from pipeline.chat.insight import Rewards, rewards_of
 from pipeline.chat.known import Known, known_of
 from pipeline.chat.session import Request, Sampling
@@ -21,6 +19,7 @@ from pipeline.chat.votes import Ballot
 T = TypeVar("T")
 SHOWN = ("base", "sft", "ppo")  # side by side where a run has them
 MOST_SHOWN = 4
+AT_ONCE = 2  # requests that are prepared at the same time
 REFERENCE = "sft"  # what PPO's KL is measured from
 
 
@@ -34,6 +33,8 @@ class Service:
     rewards: Rewards
     ballot: Ballot
     engine: Engine = field(default_factory=Engine)
+    few: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    preparing: int = 0
 
     @property
     def shown(self) -> list[str]:
@@ -64,6 +65,24 @@ class Service:
         if loaded is None:
             loaded = await self.compute(lambda: self.voices.pick(name))
         return replace(loaded, plain=loaded.plain and plain_base)
+
+    async def prepare(
+        self, how: Callable[[Voice, T, Sampling], Request], voice: Voice, asked: T, sampling: Sampling
+    ) -> Request:
+        """Fit what is asked into the model's context (`session.prepare`), in a thread, a few at a time.
+
+        Raises:
+            InputError: it cannot be answered.
+            Busy: too many wait.
+        """
+        if self.preparing >= MAX_WAITING:
+            raise Busy(f"{self.preparing} requests are waiting already; try again in a moment")
+        self.preparing += 1
+        try:
+            async with self.few:
+                return await asyncio.to_thread(how, voice, asked, sampling)
+        finally:
+            self.preparing -= 1
 
     async def compute(self, work: Callable[[], T]) -> T:
         """Compute something in the engine's thread."""
@@ -111,17 +130,3 @@ def open_service(run: str | Path, *, stages: Sequence[str] | None = None) -> Ser
         service.close()
         raise
     return service
-
-
-def conversation_of(record: Any) -> session.Conversation:
-    """Read a conversation that a page sends; its last turn is the one that is asked.
-
-    Raises:
-        InputError: it is malformed, empty, or a text of the user is blank.
-    """
-    conversation = session.from_dict(record)
-    if not conversation.turns:
-        raise InputError("the conversation has no turn; say something first")
-    for place, turn in enumerate(conversation.turns):
-        session.check_text(turn.user, f"turns[{place}].user")
-    return conversation

@@ -113,9 +113,10 @@ class Answer:
 
 
 class Request(NamedTuple):
-    """What a model is given: prompt, number of oldest turns left out, room for the answer in tokens."""
+    """What a model is given: prompt, the same as tokens, number of oldest turns left out, room for the answer."""
 
     prompt: Prompt
+    tokens: tuple[int, ...]
     num_dropped: int
     limit: int
 
@@ -220,6 +221,11 @@ class Draft:
         self._drawn.append((token, logprob))
         return self._text.push(token)
 
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Add all tokens of a finished answer, whose log-probabilities are not known."""
+        self._drawn += [(token, math.nan) for token in tokens]
+        self._text.extend(tokens)
+
     def finish(self) -> str:
         """Return the text that was held back: there is no further token."""
         return self._text.finish()
@@ -287,9 +293,7 @@ def answer_of(voice: Voice, request: Request, sampling: Sampling, tokens: Sequen
             f"for {request.limit}; send the tokens that were drawn, with the same conversation and sampling"
         )
     draft = Draft(voice, request, sampling)
-    for token in tokens:
-        draft.push(token, math.nan)
-    draft.finish()
+    draft.extend(tokens)
     return draft.answer()
 
 
@@ -335,13 +339,14 @@ def prepare(voice: Voice, messages: Sequence[Message], sampling: Sampling) -> Re
         fits = len(voice.encode(prompt_from(starts[middle]))) + reserve <= voice.context
         low, high = (low, middle) if fits else (middle + 1, high)
     prompt = prompt_from(starts[low])
-    num_tokens = len(voice.encode(prompt))
+    tokens = tuple(voice.encode(prompt))
+    num_tokens = len(tokens)
     if num_tokens >= voice.context:
         raise InputError(
             f"the message is too long for {voice.name}: {num_tokens} tokens with its frame, and its context "
             f"is {voice.context}, of which the answer needs 1 or more; shorten the message or the system text"
         )
-    return Request(prompt, low, min(sampling.max_new_tokens, voice.context - num_tokens))
+    return Request(prompt, tokens, low, min(sampling.max_new_tokens, voice.context - num_tokens))
 
 
 def prepare_text(voice: Voice, text: str, sampling: Sampling) -> Request:
@@ -350,13 +355,14 @@ def prepare_text(voice: Voice, text: str, sampling: Sampling) -> Request:
     Raises:
         InputError: it leaves no room.
     """
-    num_tokens = len(voice.encode(text))
+    tokens = tuple(voice.encode(text))
+    num_tokens = len(tokens)
     if num_tokens >= voice.context:
         raise InputError(
             f"the text is too long for {voice.name}: {num_tokens} tokens, and its context is {voice.context}, of "
             "which the completion needs 1 or more; shorten it"
         )
-    return Request(text, 0, min(sampling.max_new_tokens, voice.context - num_tokens))
+    return Request(text, tokens, 0, min(sampling.max_new_tokens, voice.context - num_tokens))
 
 
 def plain_text(messages: Sequence[Message]) -> str:

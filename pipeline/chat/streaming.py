@@ -31,6 +31,11 @@ class TextStream:
         self._tokens.append(token)
         return self._advance(whole=False)
 
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Add the last tokens at once."""
+        self._tokens += tokens
+        self._advance(whole=True)
+
     def finish(self) -> str:
         """Return what was held back: the text has no further token."""
         return "" if self.stopped else self._advance(whole=True)

@@ -94,7 +94,8 @@ async def merged(streams: Sequence[Stream]) -> AsyncIterator[tuple[int, Piece | 
 
 async def collect(request: HttpRequest, streams: Sequence[Stream]) -> list[Answer]:
     """Wait for whole answers; where the client goes away first, they are stopped and Gone is raised."""
-    everything = asyncio.gather(*(stream.answer() for stream in streams))
+    answering = [asyncio.create_task(stream.answer()) for stream in streams]
+    everything = asyncio.gather(*answering)
     gone = asyncio.create_task(_disconnected(request))
     waiting: list[asyncio.Future[Any]] = [everything, gone]
     try:
@@ -105,9 +106,9 @@ async def collect(request: HttpRequest, streams: Sequence[Stream]) -> list[Answe
     finally:
         for stream in streams:
             stream.cancel()
-        for future in waiting:
+        for future in (gone, *answering):
             future.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        await asyncio.gather(everything, gone, *answering, return_exceptions=True)
 
 
 async def _disconnected(request: HttpRequest) -> None:

@@ -98,6 +98,7 @@ def _answer(talk: Talk, screen: Screen) -> None:
             cancelled=cancelled,
         )
         talk.answers = screen.follow(talk.shown, events)
+        talk.asked_under = (talk.conversation.system, talk.sampling)
     talk.conversation = talk.conversation.answered(
         {name: answer.text for name, answer in talk.answers.items()}
     )

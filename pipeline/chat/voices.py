@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -129,12 +130,19 @@ def open_run(run: str | Path) -> Voices:
 
 def voice_of(name: str, model: LanguageModel, *, plain: bool = False) -> Voice:
     """Reduce a language model to a voice."""
-    from data.chat import decode
+    from data.chat import can_chat, decode
 
     config = model.model.config.get_text_config()
+    # Encoding switches the tokenizer for a moment, and a server encodes in several threads.
+    lock = threading.Lock()
+
+    def encode(prompt: Prompt) -> list[int]:
+        with lock:
+            return model.encode(prompt)
+
     return Voice(
         name=name,
-        encode=model.encode,
+        encode=encode,
         decode=partial(decode, model.tokenizer),
         stream=cast(Any, model.stream),  # a generator: it can be closed
         generate=model.generate,
@@ -142,7 +150,7 @@ def voice_of(name: str, model: LanguageModel, *, plain: bool = False) -> Voice:
         new_batch=partial(_new_batch, model),
         context=getattr(config, "max_position_embeddings", None) or UNLIMITED,
         end_ids=frozenset(model.end_ids),
-        plain=plain,
+        plain=plain or not can_chat(model.tokenizer),
         vocab_size=config.vocab_size,
     )
 

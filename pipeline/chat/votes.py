@@ -10,17 +10,19 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from data.errors import InputError
 from data.rows import Message, PreferenceRow, content_hash, from_dict, to_dict
 from pipeline.chat.session import Conversation, Sampling
+from pipeline.checkpoint import fsync_path
 
 VOTES, UNDECIDED = "votes.jsonl", "votes_undecided.jsonl"
 Verdict = Literal["left", "right", "tie", "both_bad"]
@@ -38,6 +40,12 @@ class Vote:
     right_text: str
     verdict: Verdict
     provenance: dict[str, Any]
+
+    @property
+    def differ(self) -> bool:
+        """Whether there is something to compare: two answers that are not empty and not equal."""
+        texts = (self.left_text.strip(), self.right_text.strip())
+        return all(texts) and texts[0] != texts[1]
 
 
 def vote_on(
@@ -109,13 +117,14 @@ class Ballot:
         """
         self.folder = folder
         self._seen: set[str] = set()
+        self._lock = threading.Lock()
         self._counted = Counted(0, 0, 0, 0)
         if (folder / VOTES).exists():
             for row in self._rows():
                 self._count(row)
         if (folder / UNDECIDED).exists():
-            with _locked(folder / UNDECIDED) as file:
-                num = sum(1 for _ in file)
+            with _locked(folder / UNDECIDED) as (_, contents):
+                num = contents.count(b"\n")
             self._counted = self._counted._replace(undecided=num)
 
     @property
@@ -130,10 +139,14 @@ class Ballot:
             InputError: the two answers are equal or one is empty, so that they cannot be compared.
             OSError: it cannot be written; nothing was kept.
         """
-        if not vote.left_text.strip() or not vote.right_text.strip():
-            raise InputError("one of the answers is empty, so there is nothing to compare; ask again")
-        if vote.left_text == vote.right_text:
-            raise InputError("the two answers are equal, so there is nothing to prefer; ask again")
+        if not vote.differ:
+            raise InputError(
+                "the answers are equal or one is empty, so there is nothing to prefer; ask again"
+            )
+        with self._lock:
+            return self._cast(vote)
+
+    def _cast(self, vote: Vote) -> Cast:
         if vote.verdict not in ("left", "right"):
             _append(self.folder / UNDECIDED, _undecided(vote))
             self._counted = self._counted._replace(undecided=self._counted.undecided + 1)
@@ -147,8 +160,8 @@ class Ballot:
 
     def _rows(self) -> Iterator[PreferenceRow]:
         path = self.folder / VOTES
-        with _locked(path) as file:
-            for number, line in enumerate(file, start=1):
+        with _locked(path) as (_, contents):
+            for number, line in enumerate(contents.splitlines(), start=1):
                 try:
                     yield from_dict(PreferenceRow, json.loads(line), default_id=f"{path.name}:{number}")
                 except ValueError as error:
@@ -191,26 +204,28 @@ def _undecided(vote: Vote) -> dict[str, Any]:
 def _append(path: Path, record: dict[str, Any]) -> None:
     """Append a line and sync it; where that fails the file is as before."""
     line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    with _locked(path) as file:
-        end = file.seek(0, os.SEEK_END)
+    with _locked(path) as (descriptor, contents):
         try:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+            while line:
+                line = line[os.write(descriptor, line) :]
+            os.fsync(descriptor)
         except OSError:
-            file.truncate(end)
+            os.ftruncate(descriptor, len(contents))
             raise
+    if not contents:
+        fsync_path(path.parent)  # the file is new
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading and appending, alone, and cut what a crash left after its last line."""
-    with path.open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        contents = file.read()
+def _locked(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Open a file alone, to append to: its descriptor and contents; a torn line at the end is cut."""
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        contents = path.read_bytes()
         whole = contents.rfind(b"\n") + 1
         if whole < len(contents):
-            file.truncate(whole)
-        file.seek(0)
-        yield file
+            os.ftruncate(descriptor, whole)
+        yield descriptor, contents[:whole]
+    finally:
+        os.close(descriptor)

@@ -1,6 +1,6 @@
 // What the page knows: settings and turns. A turn's answers are in the order of its `stages`:
 //   {user, stages, answers: {stage: {text, reason, tokens, num_dropped, limit, insight}}, attempt, sampling,
-//    plain, blind, vote}
+//    system, plain, blind, vote}
 // `blind` is true while, or where, the names were hidden when the vote was given. Turns of a file have texts
 // alone: no `sampling` (so no vote), no tokens (so no numbers).
 
@@ -34,6 +34,7 @@ export function prepare(turn, state) {
     stages: blind ? shuffled(turn.stages) : turn.stages,
     answers: {},
     sampling: { ...state.sampling },
+    system: state.system,
     plain: state.plain,
     blind,
     vote: null,
@@ -62,7 +63,7 @@ export function toWire(state, last = state.turns.at(-1)) {
     user,
     answers: Object.fromEntries(Object.entries(answers).map(([stage, answer]) => [stage, answer.text])),
   }));
-  return { system: state.system, turns };
+  return { system: last?.system ?? state.system, turns }; // the system text it was asked under
 }
 
 /** Read a saved conversation; throws an Error in words. */

@@ -38,7 +38,13 @@ export function voteBar(app, turn, voted) {
 
 async function save(state, turn, pick) {
   let last;
-  for (const [left, right, verdict] of pairs(turn.stages, pick)) {
+  const text = (stage) => turn.answers[stage].text.trim();
+  // Of equal answers none is better, and an empty one cannot be compared.
+  const judged = pairs(turn.stages, pick).filter(
+    ([left, right]) => text(left) && text(right) && text(left) !== text(right),
+  );
+  if (!judged.length) throw new Error("The answers are equal or empty, so there is nothing to prefer.");
+  for (const [left, right, verdict] of judged) {
     last = await sendVote({
       conversation: toWire(state, turn), left, right, verdict, blind: turn.blind,
       sampling: turn.sampling, attempt: turn.attempt,

@@ -30,6 +30,10 @@ def test_the_official_client_lists_answers_streams_and_continues(official):
     assert all(len(token.top_logprobs) == 2 for token in choice.logprobs.content)
     assert found.usage.completion_tokens == 3
 
+    # The usual loop: the answer goes back as it came.
+    further = [*messages, choice.message, {"role": "user", "content": "go on at x"}]
+    assert official.chat.completions.create(model="ppo", messages=further).choices[0].message.content == "yz"
+
     stream = official.chat.completions.create(model="ppo", messages=messages, stream=True, stop=["z"])
     chunks = list(stream)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "wxy"

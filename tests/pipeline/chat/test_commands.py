@@ -209,6 +209,30 @@ def test_a_vote_is_kept_as_rows_and_counted(make_voices, tmp_path, capsys):
     assert rows[-1].provenance["attempt"] == 1
 
 
+def test_a_vote_is_on_what_was_asked_whatever_was_set_since(make_voices, tmp_path):
+    policies = {name: lambda prompt, key, name=name: name.encode() for name in ("sft", "ppo")}
+    talk = Talk(replace(make_voices(**policies), folder=tmp_path), ["sft", "ppo"], Sampling())
+    for line in ("hello", "/system be rude", "/seed 9", "/vote ppo"):
+        handle(talk, line, Screen())
+    (row,) = read_jsonl(tmp_path / VOTES, PreferenceRow)
+    assert row.prompt == user("hello")
+    assert row.provenance["sampling"]["seed"] == 0
+
+
+def test_of_equal_answers_none_is_voted_better(make_voices, tmp_path):
+    says = {"base": b"x", "sft": b"same", "ppo": b"same"}
+    policies = {name: lambda prompt, key, text=text: text for name, text in says.items()}
+    talk = Talk(replace(make_voices(**policies), folder=tmp_path), ["base", "sft", "ppo"], Sampling())
+    for line in ("hello", "/vote sft", "/vote sft"):
+        handle(talk, line, Screen())
+    rows = read_jsonl(tmp_path / VOTES, PreferenceRow)
+    assert [row.kind for row in rows] == ["vote/sft_over_base"] * 2
+    handle(talk, "/compare sft ppo", Screen())
+    handle(talk, "/regenerate", Screen())
+    with pytest.raises(InputError, match="equal or empty"):
+        handle(talk, "/vote sft", Screen())
+
+
 def test_exit_ends_the_talk(talk, do):
     do("/exit")
     assert talk.done

@@ -145,6 +145,43 @@ def test_a_fault_of_one_model_ends_its_answers_and_no_other(engine, make_voice):
     assert isinstance(engine.submit(Asked(make_voice("good"))).wait()[1], Answer)
 
 
+def test_a_fault_while_somebody_leaves_harms_nobody_else(engine, make_voice):
+    from dataclasses import replace
+
+    voice = make_voice("bad")
+
+    class Stuck:
+        def join(self, wanted):
+            pass
+
+        def step(self):
+            return []
+
+        def leave(self, names):
+            if names:
+                raise RuntimeError("out of memory")
+
+    bad = engine.submit(Asked(replace(voice, new_batch=Stuck)))
+    while not engine._live:
+        pass
+    bad.cancel()
+    assert bad.wait()[1].reason == "cancelled"
+    assert engine.submit(Asked(make_voice("good"))).wait()[1].text.startswith("def")
+    assert engine.submit(Asked(make_voice("bad"))).wait()[1].text.startswith("def")  # a new batch
+
+
+def test_who_was_cancelled_while_waiting_is_told(slow_voice):
+    engine = Engine(max_rows=1, max_waiting=5)
+    voice, allowed, _ = slow_voice
+    tickets = [engine.submit(Asked(voice, "at y")) for _ in range(3)]
+    tickets[2].cancel()
+    tickets.append(engine.submit(Asked(voice, "at y")))
+    assert tickets[2].wait()[1].reason == "cancelled"
+    allowed.release(1000)
+    assert [ticket.wait()[1].text for ticket in (tickets[0], tickets[1], tickets[3])] == ["z"] * 3
+    engine.close()
+
+
 def test_other_work_is_done_between_tokens_and_its_errors_reach_who_asked(engine, slow_voice):
     voice, allowed, _ = slow_voice
     ticket = engine.submit(Asked(voice, "at v"))

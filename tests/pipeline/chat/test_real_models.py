@@ -178,3 +178,29 @@ def test_voices_of_one_run_hold_equal_weights_once(run):
         )
     finally:
         shutil.rmtree(stages / "copy")
+
+
+def test_two_threads_that_encode_at_once_get_what_each_gets_alone(save_foreign, tmp_path):
+    """Encoding a foreign chat format switches the tokenizer for a moment."""
+    template = "{% for m in messages %}<|end|>{{ m['role'] }}: {{ m['content'] }}{% endfor %}<|end|>"
+    folder = save_foreign(tmp_path / "model", "gpt2", template=template)
+    voice = open_run(folder).pick("model")
+    expected, found = voice.encode(user("Is <|end|> a cat?")), set()
+
+    def encode():
+        for _ in range(300):
+            found.add(tuple(voice.encode(user("Is <|end|> a cat?"))))
+
+    threads = [threading.Thread(target=encode) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {tuple(expected)}
+
+
+def test_a_model_without_a_chat_template_is_asked_in_the_plain_format(save_foreign, tmp_path):
+    voice = open_run(save_foreign(tmp_path / "model", "llama")).pick("model")
+    assert voice.plain
+    *_, answer = speak(voice, user("What is a cat?"), Sampling(max_new_tokens=5))
+    assert answer.prompt == "Question: What is a cat?\nAnswer:"

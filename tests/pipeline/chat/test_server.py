@@ -82,8 +82,10 @@ def test_texts_are_continued_as_they_are_by_every_stage(client):
     found = client.post("/v1/completions", json=body).json()
     assert [choice["text"] for choice in found["choices"]] == ["xyz", "yz"]
     told = found["choices"][1]["logprobs"]
-    assert told["tokens"] == ["y", "z", "(end)"]
-    assert told["text_offset"] == [0, 1, 2]
+    assert told["tokens"] == ["y", "z"]
+    assert told["text_offset"] == [0, 1]
+    many = {"model": "base", "prompt": ["x"] * 16, "n": 8}
+    assert client.post("/v1/completions", json=many).status_code == 400  # never to be queued together
     assert all(len(likely) == 2 for likely in told["top_logprobs"])
 
 
@@ -271,6 +273,8 @@ def test_tokens_that_the_model_does_not_have_are_refused_and_not_looked_up(servi
         ({"Host": "evil.example"}, 403),
         ({"Host": "127.0.0.1.evil.example"}, 403),
         ({"Host": ""}, 403),
+        ({"Host": "["}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
         ({"Origin": "https://127.0.0.1"}, 403),
@@ -309,6 +313,7 @@ def test_beyond_this_machine_nothing_is_told_without_the_token(make_service, ser
         assert client.get("/").status_code == client.get("/static/page.css").status_code == 200
         assert client.get("/report?token=secret").status_code == 200
         assert client.get("/api/run?token=secret").status_code == 401
+        assert client.get("/api/run", headers={"Host": "x/static/?"}).status_code in (400, 401)
 
 
 def test_the_report_has_no_part_in_the_page(client, tmp_path):

@@ -49,9 +49,9 @@ def test_repeated_and_contradicting_votes_are_kept_and_counted(tmp_path):
     assert ballot.counted == Ballot(tmp_path).counted == (4, 0, 1, 1)
 
 
-@pytest.mark.parametrize(("left", "right", "words"), [("a", "a", "equal"), (" ", "a", "empty")])
-def test_answers_that_cannot_be_compared_are_refused(tmp_path, left, right, words):
-    with pytest.raises(InputError, match=words):
+@pytest.mark.parametrize(("left", "right"), [("a", "a"), (" ", "a"), ("a\n", "a")])
+def test_answers_that_cannot_be_compared_are_refused(tmp_path, left, right):
+    with pytest.raises(InputError, match="equal or one is empty"):
         Ballot(tmp_path).cast(vote("left", left, right))
     assert not (tmp_path / VOTES).exists()
 
@@ -88,10 +88,12 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     ballot.cast(vote())
     before = (tmp_path / VOTES).read_bytes()
 
-    def full(descriptor):
+    def full(descriptor, data, write=os.write):
+        if len(data) > 20:
+            return write(descriptor, data[:20])  # so much fits
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="No space"):
         ballot.cast(vote("right"))
     assert (tmp_path / VOTES).read_bytes() == before
