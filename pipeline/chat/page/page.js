@@ -6,7 +6,7 @@ import { enable, keep, report } from "./frame.js";
 import { connect, show } from "./settings.js";
 import * as states from "./state.js";
 import { marked } from "./text.js";
-import { hideTip } from "./tokens.js";
+import { followScroll, hideTip } from "./tokens.js";
 import { makeLog } from "./view.js";
 
 const byId = (id) => document.getElementById(id);
@@ -110,7 +110,7 @@ function listen() {
   on("load", () => byId("file").click());
   byId("file").addEventListener("change", load);
   on("open-settings", () => openSettings(byId("settings").hidden));
-  byId("log").addEventListener("scroll", hideTip);
+  byId("log").addEventListener("scroll", followScroll);
 }
 
 async function start() {

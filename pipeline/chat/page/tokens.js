@@ -109,6 +109,12 @@ export function hideTip() {
   described = null;
 }
 
+/** The log scrolls: the tooltip goes with a token that has the focus, which may be why it scrolls, else away. */
+export function followScroll() {
+  if (described && described === document.activeElement) place(described);
+  else hideTip();
+}
+
 /** Put the tooltip below the token's first line, or above it where there is no room, within the window. */
 function place(element) {
   const box = element.getClientRects()[0] ?? element.getBoundingClientRect();

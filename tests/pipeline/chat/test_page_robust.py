@@ -223,8 +223,12 @@ def test_a_telephone_scrolls_in_one_direction(opened):
     for button in page.query_selector_all("article button"):
         button.click()
     page.locator(".tokens").nth(5).wait_for()
-    page.locator(".token").last.focus()
+    page.evaluate("document.getElementById('log').scrollTop = 0")
+    page.locator(".token").last.focus()  # which scrolls to it
+    page.wait_for_timeout(100)
     assert page.is_visible("#tip")
+    box = page.locator("#tip").bounding_box()
+    assert 0 <= box["y"] <= 844 - box["height"]
     assert width(page) <= 390
     assert page.evaluate("document.getElementById('log').scrollWidth <= 390")
     lefts = {round(card.bounding_box()["x"]) for card in page.query_selector_all(".answer")}
