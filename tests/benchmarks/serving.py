@@ -138,7 +138,9 @@ def main() -> None:
     try:
         asyncio.run(streams(address, prompts[:3], 1))  # warm
         firsts = sorted(first for _, first, _ in asyncio.run(streams(address, prompts[:50], 1)))
-        print(f"first token: median {firsts[25]:.3f} s, slowest of 50 {firsts[-1]:.3f} s")
+        print(
+            f"first token: median {firsts[len(firsts) // 2]:.3f} s, slowest of {len(firsts)} {firsts[-1]:.3f} s"
+        )
         alone, together = rate(address, stories, 1), rate(address, stories, STREAMS)
         print(
             f"{len(stories)} stories: {alone:.0f} tokens/s one after the other, {together:.0f} with {STREAMS} at "
