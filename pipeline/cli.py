@@ -262,8 +262,10 @@ def serve(
     runs_dir: RunsDir = RUNS,
 ) -> None:
     """Serve a run: a page with its stages side by side, votes, and an OpenAI-compatible API."""
-    from pipeline.chat.server import serve as serve_run
-
+    try:
+        from pipeline.chat.server import serve as serve_run
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is not installed; `pip install 'fledge[web]'` brings it") from error
     _quiet_libraries()
     serve_run(_model_or_run(runs_dir, run), host=host, port=port, token=token, stages=_split(stages))
 

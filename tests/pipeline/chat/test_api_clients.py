@@ -56,14 +56,6 @@ def test_the_official_client_raises_its_own_errors(official):
         )
 
 
-def test_a_client_that_stops_reading_stops_the_model(official, make_service):
-    stream = official.chat.completions.create(
-        model="sft", messages=[{"role": "user", "content": "at a"}], stream=True
-    )
-    next(iter(stream))
-    stream.close()
-
-
 @pytest.fixture(scope="module")
 def schema_run():
     """Settings of the requests that are made up: few, and the same each time."""

@@ -128,9 +128,13 @@ def test_a_full_queue_refuses_and_takes_again_when_there_is_room(engine, slow_vo
 
 def test_those_that_were_cancelled_take_no_place_in_the_queue(engine, slow_voice):
     voice, allowed, _ = slow_voice
-    for _ in range(50):
-        engine.submit(Asked(voice)).cancel()
+    tickets = []
+    for _ in range(50):  # four times as many as may wait
+        tickets.append(engine.submit(Asked(voice)))
+        tickets[-1].cancel()
     allowed.release(1000)
+    assert {ticket.wait()[1].reason for ticket in tickets} == {"cancelled"}
+    assert not engine._waiting
 
 
 def test_a_fault_of_one_model_ends_its_answers_and_no_other(engine, make_voice):
