@@ -1,7 +1,8 @@
-"""The toy stages, and recipes of them."""
+"""The toy stages and recipes of them, finished runs, and a browser."""
 
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 TOY = Path(__file__).parent / "toy"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 RECIPE = """\
 name: toy
 precision: float32
@@ -115,3 +117,15 @@ def save_foreign():
         return folder
 
     return save
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, headless; the tests of pages are skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM)
+        yield started
+        started.close()

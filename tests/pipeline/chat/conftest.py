@@ -3,7 +3,6 @@
 import io
 import json
 import runpy
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +12,6 @@ from pipeline.chat.voices import Voice, Voices
 from pipeline.live_batch import Drawn
 
 END, ROLE = 256, 257
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WINDOWS = {
     "light": ({"width": 1280, "height": 900}, "light"),
     "dark": ({"width": 1280, "height": 900}, "dark"),
@@ -210,17 +208,6 @@ def serving():
 
 
 # --- the page in a browser ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

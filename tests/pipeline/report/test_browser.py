@@ -9,7 +9,6 @@ from pipeline.checkpoint import write_json
 from pipeline.records import Figure, to_json
 from pipeline.report import rebuild
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WINDOWS = {
     "light": ({"width": 1280, "height": 900}, "light"),
     "dark": ({"width": 1280, "height": 900}, "dark"),
@@ -34,17 +33,6 @@ def figure(name, stage):
     return to_json(
         Figure(name, stage, 0.5, 0.4, 0.6, 80, 20, "share", nulls, 0, "fledge evaluate artificial")
     )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
