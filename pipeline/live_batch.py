@@ -43,6 +43,13 @@ class Drawn(NamedTuple):
     last: bool
 
 
+class Unread(NamedTuple):
+    """A completion that has left because its prompt could not be read, and why."""
+
+    name: Hashable
+    error: Exception
+
+
 @dataclass
 class _Rows:
     """Rows that are decoded together; all lists and tensors have an entry for each of `wanted`.
@@ -142,35 +149,52 @@ class LiveBatch:
         self._drop(lambda wanted: wanted.name in names)
 
     @torch.inference_mode()
-    def step(self) -> list[Drawn]:
-        """Draw a token for each completion; those that are over leave."""
+    def step(self) -> list[Drawn | Unread]:
+        """Draw a token for each completion; those that are over leave, and those that cannot be read."""
         for rows in self._rows:
             rows.read()
-        self._admit()
-        found: list[Drawn] = []
+        found: list[Drawn | Unread] = [*self._admit()]
+        over: set[Hashable] = set()
         for rows in self._rows:
             for wanted, num, (token, logprob) in zip(rows.wanted, rows.num_drawn, rows.draw(), strict=True):
                 last = token in self.stop_ids or num + 1 == wanted.max_new_tokens
                 found.append(Drawn(wanted.name, token, logprob, last))
-        over = {drawn.name for drawn in found if drawn.last}
+                if last:
+                    over.add(wanted.name)
         if over:
             self._drop(lambda wanted: wanted.name in over)
         return found
 
-    def _admit(self) -> None:
-        """Read the prompts of those that wait, and put them with the others where they can be joined."""
-        if not self._waiting:
-            return
+    def _admit(self) -> list[Unread]:
+        """Read the prompts of those that wait, and put them with the others where they can be joined.
+
+        Where they cannot be read together (memory, say) they are read one by one, so that each fails alone.
+        """
         waiting, self._waiting = self._waiting, []
-        prompts = [wanted.prompt for wanted in waiting]
+        groups, failed = [waiting] if waiting else [], []
+        while groups:
+            group = groups.pop()
+            try:
+                joining = self._begin(group)
+            except Exception as error:
+                if len(group) == 1:
+                    failed.append(Unread(group[0].name, error))
+                else:
+                    groups += [[wanted] for wanted in reversed(group)]
+                continue
+            if self._rows and joining.decoder.joins:
+                self._rows[0].join(joining)
+            else:
+                self._rows.append(joining)
+        return failed
+
+    def _begin(self, wanted: list[Wanted]) -> _Rows:
+        """Read prompts; the logits are those of the first token of each completion."""
+        prompts = [one.prompt for one in wanted]
         begun = begin(self.model, prompts, pad_id=self.pad_id, num_steps=BLOCK, like=self._like)
         self._like = begun.decoder
-        draws = [uniforms([wanted.key], wanted.max_new_tokens)[0] for wanted in waiting]
-        joining = _Rows(waiting, draws, begun.decoder, begun.positions, begun.logits, [0] * len(waiting))
-        if self._rows and begun.decoder.joins:
-            self._rows[0].join(joining)
-        else:
-            self._rows.append(joining)
+        draws = [uniforms([one.key], one.max_new_tokens)[0] for one in wanted]
+        return _Rows(wanted, draws, begun.decoder, begun.positions, begun.logits, [0] * len(wanted))
 
     def _drop(self, over: Callable[[Wanted], bool]) -> None:
         for rows in list(self._rows):

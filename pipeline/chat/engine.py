@@ -191,6 +191,8 @@ class Engine:
 
     def _step(self, name: str) -> None:
         """A token for every answer of a model; whoever is over or has gone leaves."""
+        from pipeline.live_batch import Unread
+
         batch, tickets = self._batches[name], self._live[name]
         try:
             gone = [ticket for ticket in tickets if ticket.cancelled]
@@ -198,9 +200,12 @@ class Engine:
                 ticket.finish()
             if gone:
                 batch.leave(gone)
-            for drawn in batch.step():
-                whose: Any = drawn.name
-                whose.push(drawn.token, drawn.logprob, last=drawn.last)
+            for event in batch.step():
+                whose: Any = event.name
+                if isinstance(event, Unread):
+                    whose.fail(event.error)
+                else:
+                    whose.push(event.token, event.logprob, last=event.last)
             batch.leave([ticket for ticket in tickets if ticket.over])
         except Exception as error:  # a fault of the model: its answers end, those of others go on
             del self._batches[name]

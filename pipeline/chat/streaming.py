@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_OPEN = 16  # tokens at the end whose text may still change with those that come
 _LONGEST_HALF = 3  # bytes of a character of four that can stand at the end of the tokens so far
 
 
 class TextStream:
     """Turns tokens into pieces of text whose concatenation is the text of all tokens up to the stop.
 
-    `decode` maps token ids to text. A stop string is not part of the text and may lie across tokens. With
+    `decode` maps token ids to text; it is asked for the last tokens alone, as the text of those before does not
+    change any more. A stop string is not part of the text and may lie across tokens. With
     `strip_start` white space before the first visible character is left out, though a stop in it counts.
     """
 
@@ -20,7 +22,8 @@ class TextStream:
     ) -> None:
         assert all(stops), "a stop string is not empty"
         self._decode, self._stops, self._strip = decode, tuple(stops), strip_start
-        self._tokens: list[int] = []
+        self._tokens: list[int] = []  # those that are decoded again
+        self._settled = ""  # the text of those before them
         self.text = ""
         self.stopped = False
 
@@ -41,7 +44,8 @@ class TextStream:
         return "" if self.stopped else self._advance(whole=True)
 
     def _advance(self, *, whole: bool) -> str:
-        text = self._decode(self._tokens)
+        text = self._settled + self._decode(self._tokens)
+        self._settle(text)
         if not whole:  # a half character reads as U+FFFD, which a stop string may hold
             text = text[: len(text) - half_character(text)]
         text, self.stopped = cut_at_stop(text, self._stops)
@@ -54,6 +58,17 @@ class TextStream:
             return ""
         piece, self.text = text[len(self.text) :], text
         return piece
+
+    def _settle(self, text: str) -> None:
+        """Let go of the first tokens, where the others alone read as they do behind them.
+
+        Not where bytes among these may still become a character, and with them bytes before.
+        """
+        if len(self._tokens) < 2 * _OPEN:
+            return
+        last = self._decode(self._tokens[-_OPEN:])
+        if last and REPLACEMENT not in last and text.endswith(last):
+            self._settled, self._tokens = text[: len(text) - len(last)], self._tokens[-_OPEN:]
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:

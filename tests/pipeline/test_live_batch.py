@@ -1,11 +1,12 @@
 """Completions that join and leave a batch while it is decoded, against each of them alone."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
-from pipeline.live_batch import LiveBatch, Wanted
+from pipeline.live_batch import LiveBatch, Unread, Wanted
 from pipeline.rollout import sample
 
 KINDS = {
@@ -114,3 +115,19 @@ def test_a_completion_that_leaves_before_its_first_step_is_never_drawn(tiny_mode
     batch.leave(["a"])
     assert len(batch) == 0
     assert batch.step() == []
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_prompt_that_cannot_be_read_fails_alone(tiny_model, kind):
+    model = tiny_model(kind, noise=0.1)
+    order = wishes()[:6]
+    whole = decode(LiveBatch(model, stop_ids=(), pad_id=0), [order])
+    unreadable = replace(order[0], name="bad", prompt=[1, 10**6])
+    batch = LiveBatch(model, stop_ids=(), pad_id=0)
+    drawn = decode(batch, [order[:3], [], [order[3], unreadable, order[4]], [order[5]]])
+    (failed,) = drawn.pop("bad")
+    assert isinstance(failed, Unread)
+    assert isinstance(failed.error, IndexError)
+    assert {name: [one.token for one in row] for name, row in drawn.items()} == {
+        name: [one.token for one in row] for name, row in whole.items()
+    }

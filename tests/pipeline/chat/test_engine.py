@@ -149,6 +149,36 @@ def test_a_fault_of_one_model_ends_its_answers_and_no_other(engine, make_voice):
     assert isinstance(engine.submit(Asked(make_voice("good"))).wait()[1], Answer)
 
 
+def test_a_prompt_that_cannot_be_read_ends_no_other_answer(engine, make_voice):
+    from dataclasses import replace
+
+    from pipeline.live_batch import Unread
+
+    voice = make_voice("sft")
+    batch = voice.new_batch()
+
+    class Refusing:
+        def __init__(self):
+            self.refused = []
+
+        def join(self, wanted):
+            if wanted.max_new_tokens == 7:
+                self.refused.append(Unread(wanted.name, MemoryError("too long")))
+            else:
+                batch.join(wanted)
+
+        def step(self):
+            events, self.refused = self.refused, []
+            return events + batch.step()
+
+        leave = batch.leave
+
+    voice = replace(voice, new_batch=Refusing)
+    good, bad = engine.submit(Asked(voice)), engine.submit(Asked(voice, max_new_tokens=7))
+    assert isinstance(bad.wait()[1], MemoryError)
+    assert good.wait()[1].text.startswith("def")
+
+
 def test_a_fault_while_somebody_leaves_harms_nobody_else(engine, make_voice):
     from dataclasses import replace
 

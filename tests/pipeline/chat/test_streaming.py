@@ -13,6 +13,19 @@ def pieces(stream, data):
     return [stream.push(byte) for byte in data] + [stream.finish()]
 
 
+def run_decode(tokens):
+    """Byte fallback: a run of bytes is all replacement characters unless the whole run is valid."""
+    try:
+        return bytes(tokens).decode()
+    except UnicodeDecodeError:
+        return "\ufffd" * len(tokens)
+
+
+def stripping(tokens):
+    """As tokenizers do that put a space before words: none before the first."""
+    return decode(tokens).removeprefix(" ")
+
+
 def test_half_characters_wait_until_they_are_whole():
     assert pieces(TextStream(decode), "aé🦜".encode()) == ["a", "", "é", "", "", "", "🦜", ""]
 
@@ -49,18 +62,25 @@ def test_white_space_before_the_answer_is_left_out_but_an_empty_line_stops():
 
 
 def test_nothing_shown_is_taken_back_where_a_tokenizer_rewrites_its_last_characters():
-    # Byte fallback: a run of bytes is all replacement characters unless the whole run is valid.
-    def run_decode(tokens):
-        try:
-            return bytes(tokens).decode()
-        except UnicodeDecodeError:
-            return "\ufffd" * len(tokens)
-
     stream = TextStream(run_decode)
     assert "".join(pieces(stream, "é🦜".encode())) == "é🦜"
 
 
-@given(st.text(max_size=40), st.lists(st.text(min_size=1, max_size=4), max_size=3))
+@pytest.mark.parametrize("decode", [decode, run_decode, stripping])
+def test_a_long_text_is_that_of_all_tokens_and_each_token_costs_the_same(decode):
+    decoded = []
+
+    def counted(tokens):
+        decoded.append(len(tokens))
+        return decode(tokens)
+
+    text = "é🦜 日本語テキスト and so on; " * 100
+    stream = TextStream(counted, ["END"])
+    assert "".join(pieces(stream, text.encode())) == stream.text == decode(text.encode())
+    assert max(decoded) < 60
+
+
+@given(st.text(max_size=80), st.lists(st.text(min_size=1, max_size=4), max_size=3))
 @example("\x80", ["\ufffd"])  # half of a character reads as that stop
 def test_the_pieces_are_the_text_before_the_first_stop(text, stops):
     stream = TextStream(decode, stops)
