@@ -6,11 +6,11 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError
 from pipeline.graph import data_root_of
+from pipeline.kept_work import kept_work
 from pipeline.run_directory import (
     RUN_JSON,
     STAGE_JSON,
@@ -142,7 +142,10 @@ def _stages(chain: Path, kinds: Sequence[str]) -> list[str]:
 def _results(
     chain: Path | None, models: list[Path], suite: Sequence[str] | None, data_root: Path | None
 ) -> tuple[str, dict[str, Any]]:
-    """Run the evaluate stage in a folder of its own on a chain's data; the chain's label and the results."""
+    """Run the evaluate stage in a folder of its own on a chain's data; the chain's label and the results.
+
+    Where it is interrupted, the folder keeps the answers of models and judge for the same command.
+    """
     from pipeline.progress import make_reporter
     from pipeline.run import StageRun
     from pipeline.stages import evaluate as stage
@@ -166,11 +169,13 @@ def _results(
             names = _stages(chain, (kind,))
             if names:
                 inputs[kind] = stage_dir(chain, names[-1])
-    with TemporaryDirectory(prefix="fledge-") as folder:
+    seed = int(record.get("seed") or 0)
+    what = {"settings": config.model_dump(mode="json"), "seed": seed, "label": label}
+    with kept_work(what, [*models, *(inputs[kind] for kind in SINGLE if kind in inputs)]) as folder:
         run = StageRun(
             "evaluate",
-            Path(folder),
-            seed=int(record.get("seed") or 0),
+            folder,
+            seed=seed,
             inputs=inputs,
             precision=record.get("precision", "float32"),
             data_root=data_root,

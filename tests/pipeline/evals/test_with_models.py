@@ -9,6 +9,7 @@ import torch
 from data.chat import encode_plain
 from data.errors import InputError
 from data.rows import Item, TextRow, user, write_jsonl
+from pipeline import answers
 from pipeline.checkpoint import write_json
 from pipeline.evaluation import evaluate as evaluate_sources
 from pipeline.records import read_records
@@ -22,6 +23,13 @@ TEXTS = [
         [(a, t) for a in ("cat", "dog", "hen") for t in ("mat", "log", "fen", "hill")]
     )
 ]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The folder of work outside runs, of this test alone."""
+    monkeypatch.setattr("pipeline.kept_work.root", lambda: tmp_path / "cache")
+    return tmp_path / "cache"
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +191,49 @@ def test_the_command_gives_the_figures_of_the_run(chain, capsys):
     assert found["kl", "ppo"]["command"] == "fledge evaluate tiny --suite kl"
 
 
+def test_an_interrupted_command_goes_on_with_the_answers_there_are(chain, cache, monkeypatch, capsys):
+    finished(chain)
+    real, asked = answers.draw, []
+
+    def draw(loaded, prompts, **options):
+        asked.append(loaded.source.split("/")[-1])
+        if asked == ["pretrain", "sft"]:
+            raise KeyboardInterrupt
+        return real(loaded, prompts, **options)
+
+    monkeypatch.setattr(answers, "draw", draw)
+    command = {"suite": ["form"], "runs_dir": chain.parent, "as_json": True}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_sources(["tiny"], **command)
+    assert len(list(cache.rglob("answers.*.jsonl"))) == 1
+    found = evaluate_sources(["tiny"], **command)
+    assert asked[2:4] == ["sft", "ppo"]
+    assert asked.count("pretrain") == 1
+    assert not list(cache.iterdir())
+    again = evaluate_sources(["tiny"], **command)
+    assert again["figures"] == found["figures"]
+
+
+def test_answers_of_a_model_that_has_changed_are_not_taken(chain, cache, monkeypatch, capsys):
+    finished(chain)
+    monkeypatch.setattr(evaluate, "summarise", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate_sources(["tiny"], suite=["form"], runs_dir=chain.parent)
+    (kept,) = cache.iterdir()
+    (chain / "stages" / "ppo" / "model" / "README.md").write_text("another model")
+    with pytest.raises(ZeroDivisionError):
+        evaluate_sources(["tiny"], suite=["form"], runs_dir=chain.parent)
+    assert len(list(cache.iterdir())) == 2
+    assert kept.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(chain, tmp_path, monkeypatch, capsys):
+    finished(chain)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("pipeline.kept_work.root", lambda: tmp_path / "file" / "cache")
+    assert evaluate_sources(["tiny"], suite=["form"], runs_dir=chain.parent)["figures"]
+
+
 def test_a_stage_is_compared_with_any_other_model(chain, tmp_path, capsys):
     model = str(chain / "stages" / "pretrain" / "model")
     finished(chain)
@@ -192,9 +243,10 @@ def test_a_stage_is_compared_with_any_other_model(chain, tmp_path, capsys):
     assert "length" in capsys.readouterr().out
 
 
-def test_answers_longer_than_the_context_are_refused(chain):
+def test_answers_longer_than_the_context_are_refused(chain, cache):
     with pytest.raises(InputError, match="max_new_tokens 64 in the context of base, 48 tokens"):
         evaluate_sources(["tiny"], suite=["form"], runs_dir=chain.parent)
+    assert not list(cache.iterdir())
 
 
 def test_a_model_alone_has_no_questions(chain):

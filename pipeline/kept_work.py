@@ -1,0 +1,66 @@
+"""A folder for work outside a run: it outlives an interruption, so that the same command goes on from there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from data.errors import InputError
+from pipeline.run_directory import locked
+
+FORMAT = 1  # of what such folders hold
+
+
+def root() -> Path:
+    """Where the folders lie: the user's cache, as the XDG base directory specification says."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fledge" / "work"
+
+
+@contextmanager
+def kept_work(what: dict[str, Any], reads: Iterable[Path]) -> Iterator[Path]:
+    """Give the folder of some work, which is removed when the work is done.
+
+    A cache that cannot be written gives a folder that outlives nothing.
+
+    Args:
+        what: JSON-able settings of the work; other settings have another folder.
+        reads: files and folders that it reads; another folder where any of them has changed.
+
+    Raises:
+        InputError: another process does the same work.
+    """
+    digest = hashlib.sha256(json.dumps([FORMAT, what, _state(reads)], sort_keys=True).encode()).hexdigest()
+    folder = root() / digest[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        with TemporaryDirectory(prefix="fledge-") as name:
+            yield Path(name)
+        return
+    with locked(folder):
+        try:
+            yield folder
+        except InputError:
+            shutil.rmtree(folder)  # refused before any work
+            raise
+        shutil.rmtree(folder)
+
+
+def _state(reads: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Name, size and time of every file; of what does not exist (a hub id) the name alone."""
+    found = []
+    for path in reads:
+        files = [entry for entry in sorted(path.rglob("*")) if entry.is_file()] if path.is_dir() else [path]
+        for file in files:
+            known = file.stat() if file.is_file() else None
+            found.append(
+                (str(file.resolve()), known.st_size, known.st_mtime_ns) if known else (str(path), 0, 0)
+            )
+    return found
