@@ -31,6 +31,7 @@ from data.errors import InputError
 from pipeline.chat import openai_api, page_api
 from pipeline.chat.api_schema import openapi
 from pipeline.chat.engine import Busy
+from pipeline.chat.protocol import BoundedHttp
 from pipeline.chat.requests import RETRY_SECONDS, Refused, error_response
 from pipeline.chat.service import Service, open_service
 from pipeline.chat.streams import Gone
@@ -236,7 +237,7 @@ def serve(
             server_header=False,
             limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=CLOSE_SECONDS,
-            h11_max_incomplete_event_size=65_536,
+            http=BoundedHttp,
         )
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{sock.getsockname()[1]}/"

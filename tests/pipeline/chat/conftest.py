@@ -183,6 +183,7 @@ def serving():
 
     import uvicorn
 
+    from pipeline.chat.protocol import BoundedHttp
     from pipeline.chat.server import Access, listen, make_app
 
     started = []
@@ -191,7 +192,9 @@ def serving():
         sock = listen("127.0.0.1", 0)
         app = make_app(service, Access(loopback=True, token=None) if access is None else access)
         server = uvicorn.Server(
-            uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1, lifespan="off")
+            uvicorn.Config(
+                app, log_level="error", timeout_graceful_shutdown=1, lifespan="off", http=BoundedHttp
+            )
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
         thread.start()

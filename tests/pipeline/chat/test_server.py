@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -218,6 +219,53 @@ def test_the_rest_of_a_body_without_end_is_not_read(service, serving, monkeypatc
         except (httpx.WriteError, httpx.ReadError):  # it closed while we were still sending
             pass
     assert len(sent) < 500
+
+
+def connected(service, serving):
+    host, port = serving(service).removeprefix("http://").split(":")
+    made = socket.create_connection((host, int(port)))
+    made.settimeout(WAIT)
+    return made
+
+
+@pytest.mark.parametrize("head", [b"GET / HTTP/1.1\r\nA: ", b"GET /"])
+def test_a_head_without_end_is_given_up(service, serving, head):
+    with connected(service, serving) as sock:
+        sent = sock.send(head)
+        with suppress(ConnectionError):
+            while sent < 50_000_000:
+                sent += sock.send(b"x" * 50_000)
+        assert sent < 20_000_000  # what the kernel's buffers take
+        with suppress(ConnectionError):
+            assert sock.recv(1000).startswith((b"HTTP/1.1 431 ", b""))
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: local"])
+def test_a_client_that_never_says_what_it_wants_is_given_up(service, serving, monkeypatch, said):
+    from pipeline.chat import protocol
+
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    with connected(service, serving) as sock:
+        sock.sendall(said)
+        assert sock.recv(1000).startswith(b"HTTP/1.1 408 ")
+        assert sock.recv(1000) == b""
+
+
+def test_requests_behind_each_other_on_one_connection_are_not_taken_for_one_head(
+    service, serving, monkeypatch
+):
+    from pipeline.chat import protocol
+
+    monkeypatch.setattr(protocol, "MAX_HEAD_BYTES", 300)
+    request = b"GET /api/run HTTP/1.1\r\nHost: localhost\r\nA: " + b"x" * 200 + b"\r\n\r\n"
+    with connected(service, serving) as sock:
+        sock.sendall(request * 5 + request[:100])
+        sock.sendall(request[100:])
+        got = b""
+        while got.count(b"HTTP/1.1 200 ") < 6:
+            more = sock.recv(65_536)
+            assert more, got
+            got += more
 
 
 def test_a_body_that_never_ends_is_given_up(service, serving, monkeypatch):
