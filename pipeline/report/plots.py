@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
+    from pipeline.records import Figure
+
 TIERS = ("often", "some", "rarely", "never")
 # Okabe and Ito's palette, told apart by colour-blind readers.
 OUTCOMES = {
@@ -39,6 +41,8 @@ MOST_LEVEL_LETTERS = 10  # of names under one panel; more would run into each ot
 FEW_MODELS = 4  # more bars need more room
 GLANCE = 4.4  # inches: three pictures of this width stand beside each other
 LEGEND_COLUMNS = 5
+# Shares right after a number of examples: evaluation, task, layers that were trained (of fine-tuning), number.
+EXAMPLES = re.compile(r"(few_shot|fine_tuning)/([^/]+)/(?:(all|last)/)?(\d+)")
 LOSS_NAMES = ("loss", "valid_loss", "eval_loss", "held_out_loss")
 
 
@@ -53,6 +57,7 @@ def pictures(run: RunData, prefix: str) -> dict[str, str]:
         "losses": loss_curves,
         "risk_coverage": risk_coverage,
         "dose_response": dose_response_line,
+        "few_examples": few_examples,
     }
     found = {}
     with _style():
@@ -87,7 +92,7 @@ def hallucination_stack(run: RunData) -> Canvas | None:
             axis.tick_params(axis="x", rotation=90)
         if place == 0:
             axis.set_ylabel("share of answers")
-    _legend_below(canvas, axes[0], 3)
+    _legend_below(canvas, [axes[0]], 3)
     return canvas
 
 
@@ -118,7 +123,7 @@ def exposure_curve(run: RunData) -> Canvas | None:
         )
     axes[1].set_xlabel("times read per epoch")
     axes[0].set_ylabel("share of answers")
-    _legend_below(canvas, axes[0], len(run.model_names))
+    _legend_below(canvas, [axes[0]], len(run.model_names))
     return canvas
 
 
@@ -152,7 +157,7 @@ def bias_bars(run: RunData) -> Canvas | None:
     axis.set_ylim(0, 1.02)
     axis.set_ylabel("share of stories")
     axis.grid(axis="x", visible=False)
-    _legend_below(canvas, axis, len(stages) + 1)
+    _legend_below(canvas, [axis], len(stages) + 1)
     return canvas
 
 
@@ -181,7 +186,7 @@ def reward_kl(run: RunData) -> Canvas | None:
         axis.set_title(stage.name)
     for axis in axes[len(stages) :]:
         axis.set_visible(False)
-    _legend_below(canvas, axes[0], 2)
+    _legend_below(canvas, [axes[0]], 2)
     return canvas
 
 
@@ -225,7 +230,7 @@ def frontier(run: RunData) -> Canvas | None:
                 ha="right",
                 fontsize=8,
             )
-    _legend_below(canvas, axes[0], 4)
+    _legend_below(canvas, [axes[0]], 4)
     return canvas
 
 
@@ -258,7 +263,7 @@ def loss_curves(run: RunData) -> Canvas | None:
         axis.set_title(stage.name)
         axis.set_xlabel("step")
     axes[0].set_ylabel("loss")
-    _legend_below(canvas, axes[0], 3)
+    _legend_below(canvas, [axes[0]], 3)
     return canvas
 
 
@@ -281,7 +286,7 @@ def risk_coverage(run: RunData) -> Canvas | None:
     axis.set_ylim(-0.02, 1.02)
     axis.set_xlabel("share of attempted answers, the most confident first")
     axis.set_ylabel("share wrong among them")
-    _legend_below(canvas, axis, len(drawn))
+    _legend_below(canvas, [axis], len(drawn))
     return canvas
 
 
@@ -318,8 +323,61 @@ def dose_response_line(run: RunData) -> Canvas | None:
     axis.set_xlim(-0.04, 1.04)
     axis.set_xlabel("injected excess of stereotyped pronouns")
     axis.set_ylabel("measured excess")
-    _legend_below(canvas, axis, 3)
+    _legend_below(canvas, [axis], 3)
     return canvas
+
+
+def few_examples(run: RunData) -> Canvas | None:
+    """Right answers after a few demonstrations in the prompt, and after fine-tuning on a few rows, by task."""
+    panels = few_examples_curves(run)
+    if not panels:
+        return None
+    rows, columns = -(-len(panels) // 3), min(len(panels), 3)
+    canvas, axes = _subplots(rows, columns, width=3.1 * columns, height=2.6 * rows, sharey=True)
+    for axis, ((evaluation, task), curves) in zip(axes, panels.items(), strict=False):
+        for (stage, layers), points in curves.items():
+            x = [float(np.log2(1 + num)) for num, _ in points]
+            colour, line = _colours(run.model_names).get(stage, STAGES[0]), ":" if layers == "last" else "-"
+            label = f"{stage}, last layer" if layers == "last" else stage
+            axis.plot(x, [f.value for _, f in points], color=colour, ls=line, marker="o", ms=3.5, label=label)
+            low, high = [f.low for _, f in points], [f.high for _, f in points]
+            axis.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
+        numbers = sorted({num for points in curves.values() for num, _ in points})
+        axis.set_xticks([float(np.log2(1 + num)) for num in numbers], [str(num) for num in numbers])
+        axis.set_title(f"{evaluation.replace('_', '-')}: {task}")
+        axis.set_ylim(-0.02, 1.02)
+        axis.set_xlabel("examples")
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    axes[0].set_ylabel("share right")
+    _legend_below(canvas, axes, 4)
+    return canvas
+
+
+def few_examples_curves(
+    run: RunData,
+) -> dict[tuple[str, str], dict[tuple[str, str], list[tuple[int, Figure]]]]:
+    """By evaluation and task, by model and trained layers, (number of examples, share right) in order.
+
+    Fine-tuning of any layers starts from the same answers, those after no row.
+    """
+    panels: dict[tuple[str, str], dict[tuple[str, str], list[tuple[int, Figure]]]] = {}
+    for figure in run.evaluation.figures:
+        found = EXAMPLES.fullmatch(figure.name)
+        if found:
+            evaluation, task, layers, num = found.groups(default="")
+            curves = panels.setdefault((evaluation, task), {})
+            curves.setdefault((figure.stage, layers), []).append((int(num), figure))
+    for curves in panels.values():
+        for stage in {stage for stage, layers in curves if layers}:
+            start = curves.pop((stage, ""), [])
+            for layers in [layers for name, layers in curves if name == stage]:
+                curves[stage, layers] = start + curves[stage, layers]
+    return {
+        name: {line: sorted(points, key=lambda point: point[0]) for line, points in curves.items()}
+        for name, curves in panels.items()
+        if any(len(points) > 1 for points in curves.values())
+    }
 
 
 def _losses(stage: StageData) -> dict[str, list[tuple[float, float]]]:
@@ -383,11 +441,19 @@ def _subplots(
     return canvas, list(axes.flat)
 
 
-def _legend_below(canvas: Canvas, axis: Axes, columns: int) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    if handles:
+def _legend_below(canvas: Canvas, axes: Sequence[Axes], columns: int) -> None:
+    """One legend of all that the axes show, each label once."""
+    shown: dict[Any, Any] = {}
+    for axis in axes:
+        handles, labels = axis.get_legend_handles_labels()
+        shown.update(zip(labels, handles, strict=True))
+    if shown:
         canvas.legend(
-            handles, labels, loc="outside lower center", ncols=min(columns, LEGEND_COLUMNS), handlelength=1.2
+            list(shown.values()),
+            list(shown),
+            loc="outside lower center",
+            ncols=min(columns, LEGEND_COLUMNS),
+            handlelength=1.2,
         )
 
 

@@ -32,3 +32,31 @@ def test_the_frontier_writes_collapsed_models_out_instead_of_drawing_them():
     assert "outside: wild, KL 19.6, -0.48" in picture.replace("\N{MINUS SIGN}", "-")
     assert picture.count(">wild<") == 0
     assert picture.count(">ppo<") == 1
+
+
+def learning():
+    """Curves of two models: few-shot on one task, fine-tuning of all layers and of the last on another."""
+    figures = [figure(f"few_shot/towns/{k}", stage, 0.1) for stage in ("base", "sft") for k in (0, 8)]
+    figures += [figure("fine_tuning/facts/0", "sft", 0.2)]
+    for layers, value in (("all", 0.8), ("last", 0.4)):
+        figures += [figure(f"fine_tuning/facts/{layers}/{num}", "sft", value) for num in (256, 16)]
+    figures += [figure("few_shot/towns/gain", "sft", 0.0), figure("few_shot/facts/0", "sft", 0.3)]
+    models = [{"name": name, "parent": None, "plain": False} for name in ("base", "sft")]
+    return RunData("hand", {}, {}, [], Evaluation(models, figures, [], []))
+
+
+def test_curves_of_few_examples_go_up_in_number_and_start_where_nothing_was_learnt():
+    found = plots.few_examples_curves(learning())
+    assert {
+        name: {line: [num for num, _ in points] for line, points in curves.items()}
+        for name, curves in found.items()
+    } == {
+        ("few_shot", "towns"): {("base", ""): [0, 8], ("sft", ""): [0, 8]},
+        ("fine_tuning", "facts"): {("sft", "all"): [0, 16, 256], ("sft", "last"): [0, 16, 256]},
+    }
+    start = found["fine_tuning", "facts"]["sft", "last"][0][1]
+    assert start.value == 0.2
+    picture = plots.pictures(learning(), "p")["few_examples"]
+    assert "fine-tuning: facts" in picture
+    assert picture.count(">base<") == picture.count(">sft<") == picture.count(">sft, last layer<") == 1
+    assert "few_examples" not in plots.pictures(aligned(), "p")
