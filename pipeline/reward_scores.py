@@ -22,6 +22,8 @@ def score_with(
     """One score for each completion; without `ended` all count as ended."""
     from reward.functions import load_function
 
-    function = load_function("learned", stage=folder, precision=context.run.precision)
+    function = load_function(
+        "learned", stage=folder, precision=context.run.precision, device=str(context.run.device)
+    )
     scores = function(items, completions, [True] * len(items) if ended is None else ended)
     return [float(score) for score in scores]

@@ -12,7 +12,7 @@ from data.errors import InputError
 from data.rows import Item, Message
 from pipeline.chat.known import Known
 from pipeline.chat.session import Answer
-from pipeline.chat.voices import Voice, stage_kinds
+from pipeline.chat.voices import Voice, device, stage_kinds
 from pipeline.chat.why import TokenView, explain
 from pipeline.run_directory import stage_dir
 
@@ -48,7 +48,7 @@ class Rewards:
         from reward.functions import load_function
 
         assert self.folder is not None
-        return load_function("learned", stage=self.folder)
+        return load_function("learned", stage=self.folder, device=device())
 
     def score(self, messages: Sequence[Message], text: str, *, ended: bool) -> float | None:
         """Score an answer; None where the run has no reward model or the model cannot take the text."""

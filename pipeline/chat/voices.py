@@ -119,7 +119,7 @@ def open_run(run: str | Path) -> Voices:
         from pipeline.language_model import LanguageModel
         from pipeline.shared_weights import share_equal
 
-        model = LanguageModel.load(folders[stage], device=_device())
+        model = LanguageModel.load(folders[stage], device=device())
         share_equal(model.model, models)
         models.append(model.model)
         voice = voice_of(stage, model, plain=stage == BASE)
@@ -223,7 +223,8 @@ def _new_batch(model: LanguageModel) -> LiveBatch:
     return LiveBatch(model.model, stop_ids=model.end_ids, pad_id=model.pad_id)
 
 
-def _device() -> str:
+def device() -> str:
+    """Where models talk: the first accelerator, else the CPU."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
