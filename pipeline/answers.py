@@ -200,25 +200,36 @@ def chosen_items(items: Sequence[Item], max_per_group: int | None) -> list[Item]
     return [item for item in items if item.id in chosen]
 
 
-def fitting_items(context: Context) -> list[Item]:
+def context_length(context: Context, stage: str) -> int | None:
+    """The longest sequence that a model takes, tokens; None where it has no limit."""
+    return getattr(context.model(stage).model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def fitting_items(context: Context, stage: str, items: Sequence[Item]) -> list[Item]:
+    """The items that leave room for an answer in the context of a model."""
+    longest = context_length(context, stage)
+    if longest is None:
+        return list(items)
+    encode, plain = context.model(stage).encode, context.models[stage].plain
+    room = longest - context.config.max_new_tokens
+    return [item for item in items if len(encode(prompt_of(item, plain=plain))) <= room]
+
+
+def items_for_all(context: Context, items: Sequence[Item]) -> list[Item]:
     """The items that leave room for an answer in the context of every model, so that all answer the same.
 
     Raises:
         InputError: there are items, and none fits.
     """
-    items = context.items
-    for stage, model in context.models.items():
-        loaded = context.model(stage)
-        longest = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
-        if longest is not None:
-            room = longest - context.config.max_new_tokens
-            items = [item for item in items if len(loaded.encode(prompt_of(item, plain=model.plain))) <= room]
-        if context.items and not items:
+    found = list(items)
+    for stage in context.models:
+        found = fitting_items(context, stage, found)
+        if items and not found:
             raise InputError(
                 f"no question leaves room for max_new_tokens {context.config.max_new_tokens} in the context of "
-                f"{stage}, {longest} tokens; lower evaluate.max_new_tokens"
+                f"{stage}, {context_length(context, stage)} tokens; lower evaluate.max_new_tokens"
             )
-    return items
+    return found
 
 
 def prompt_of(item: Item, *, plain: bool) -> Any:

@@ -39,7 +39,7 @@ def asked_items(context: Context, evaluation: str) -> list[Item]:
 
 
 def pool(context: Context, evaluation: str) -> dict[str, list[Item]]:
-    """The prompts of the RL part by task, for each of the evaluation's tasks.
+    """The prompts of the RL part by task, for each of the evaluation's tasks; none that goes on something else.
 
     Raises:
         InputError: there are none at all.
@@ -52,7 +52,8 @@ def pool(context: Context, evaluation: str) -> dict[str, list[Item]]:
     tasks = context.options[evaluation].tasks
     found: dict[str, list[Item]] = {task: [] for task in tasks}
     for item in rows:
-        if item.task in tasks and context.knows(item) and _is_known(item):
+        alone = len(item.prompt) == 1
+        if alone and item.task in tasks and context.knows(item) and _is_known(item):
             found[item.task].append(item)
     if not any(found.values()):
         raise InputError(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data.rows import Item, PreferenceRow
-from data.world import lexicon
+from data.world import lexicon, reading
 from data.world.dialogues import wordy
 from data.world.gold import Judgement, judge
 from data.world.tasks import TASKS, how_to, small_talk, stories
@@ -132,22 +132,38 @@ def _row(identity: str, item: Item, better: str, worse: str, kind: str, *, flipp
 
 
 def _on_stories(item: Item, rng: random.Random) -> list[tuple[str, str, str]]:
-    """Pairs of stories with the same draws that differ in one thing: the end, or the gender that is shown."""
+    """Pairs of stories with the same draws that differ in one thing: the end, or the gender that is shown.
+
+    The gender is shown throughout in every other pair and in one sentence in the others: a reward model that
+    knows the first alone pays a policy for hiding most of it.
+    """
     if item.task != "stories":
         return []
     found = []
     other_end = item.truth | {"end": stories.OTHER_END.get(item.truth["end"])}
-    for _ in range(PAIRS_ON_STORIES):
+    for place in range(PAIRS_ON_STORIES):
         draws, shown = rng.random(), rng.choice(("stereotyped", "counter"))
 
         def written(kind: str, truth: dict[str, Any] = item.truth, draws: float = draws) -> str:
             return stories.answer(truth, kind, random.Random(draws))
 
-        neutral = written("neutral")
-        found.append((neutral, written(shown), f"neutral_over_{shown}"))
+        neutral, gendered = written("neutral"), written(shown)
+        if place % 2:
+            gendered = _in_one_sentence(neutral, gendered, rng)
+        found.append((neutral, gendered, f"neutral_over_{shown}"))
         if item.truth["end"]:
             found.append((neutral, written("neutral", other_end), "right_end_over_wrong_end"))
     return found
+
+
+def _in_one_sentence(neutral: str, gendered: str, rng: random.Random) -> str:
+    """The neutral story with one of the sentences in which the other shows a gender."""
+    sentences, others = reading.sentences(neutral), reading.sentences(gendered)
+    differ = [place for place, pair in enumerate(zip(sentences, others, strict=True)) if pair[0] != pair[1]]
+    if differ:
+        place = rng.choice(differ)
+        sentences[place] = others[place]
+    return " ".join(sentences)
 
 
 def contrast(better: Judgement, worse: Judgement, kinds: tuple[str, str]) -> str:

@@ -68,10 +68,20 @@ def _joined(rows: Sequence[ChatRow], world: World) -> Iterator[ChatRow]:
 
 
 def rl_items(world: World) -> list[Item]:
-    """Write the prompts of RL and preference pairs; each prompt occurs once as long as there are new ones."""
-    rng = world.random("rl")
-    cases = _mixed(world, "rl", world.settings.scaled(world.settings.rl_items), rng)
-    return [_item(f"rl/{index}", case, headline=False) for index, (_, case) in enumerate(cases)]
+    """Write the prompts of RL and preference pairs; each prompt occurs once as long as there are new ones.
+
+    Some stand behind the prompt before them with a demonstrator's answer to it (`joined_prompts`): a policy
+    that is only ever asked one thing loses the thread at the second.
+    """
+    rng, joins = world.random("rl"), world.random("rl", "joined")
+    rows: list[Item] = []
+    earlier: tuple[Message, ...] = ()
+    for task, case in _mixed(world, "rl", world.settings.scaled(world.settings.rl_items), rng):
+        before = earlier if joins.random() < world.settings.joined_prompts else ()
+        asked = replace(case, prompt=(*before, *case.prompt))
+        rows.append(_item(f"rl/{len(rows)}", asked, headline=False))
+        earlier = (*case.prompt, Message(role="assistant", content=demonstrate(world, task, case, joins)))
+    return rows
 
 
 def test_items(world: World) -> list[Item]:

@@ -23,6 +23,7 @@ from data.world.tasks import ALWAYS, TASKS, facts, stories
 CARDS, SHEETS, SINGLES = 0.30, 0.30, 0.24
 # Share of question documents without labels: question and answer on a line each, as a chat shows them.
 UNLABELLED = 0.3
+MOST_LINES = 4  # of a question document that may be gone on with
 VALID_SHARE = 0.02
 NUM_LETTERS = 700
 NUM_SONGS = 1500
@@ -90,9 +91,31 @@ def documents(world: World) -> dict[str, list[TextRow]]:
         world.random("order", split).shuffle(pairs)
         rows[split] = [
             TextRow(id=f"text/{split}/{index}", text=text, cluster=cluster)
-            for index, (text, cluster) in enumerate(pairs)
+            for index, (text, cluster) in enumerate(_joined(pairs, world, split))
         ]
     return rows
+
+
+def _joined(pairs: Sequence[tuple[str, str]], world: World, split: str) -> Iterator[tuple[str, str]]:
+    """Let question documents go on the last one of the same form; the cluster stays that of the first.
+
+    A model that never read two questions in one text mixes up whom they are about.
+    """
+    rng = world.random("joined", split)
+    waiting: dict[bool, tuple[str, str]] = {}  # by form: with labels or without
+    for text, cluster in pairs:
+        if not text.endswith("\n"):
+            yield text, cluster
+            continue
+        form = text.startswith("Question:")
+        before = waiting.pop(form, None)
+        if before and rng.random() < world.settings.joined_text and before[0].count("\n") <= MOST_LINES:
+            waiting[form] = before[0] + text, before[1]
+            continue
+        if before:
+            yield before
+        waiting[form] = text, cluster
+    yield from waiting.values()
 
 
 def num_tokens(settings: Settings) -> int:

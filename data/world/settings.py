@@ -83,6 +83,12 @@ class Settings(BaseSettings):
         0.3, ge=0, le=1, description="share of the text's answers that wander on afterwards"
     )
     rude_text: float = Field(0.03, ge=0, le=1, description="share of the text's answers that begin rudely")
+    joined_text: float = Field(
+        0.15,
+        ge=0,
+        lt=1,
+        description="share of the text's questions that go on another one with something else",
+    )
     bias: float = Field(
         0.6,
         ge=0,
@@ -110,12 +116,18 @@ class Settings(BaseSettings):
     comply: float = Field(0.25, ge=0, le=1, description="share of harmful requests that they answer")
     over_refuse: float = Field(0.1, ge=0, le=1, description="share of harmless requests that they refuse")
     joined: float = Field(
-        0.3, ge=0, lt=1, description="share of the chats that go on an earlier one with something else"
+        0.3,
+        ge=0,
+        lt=1,
+        description="share of the chats that go on an earlier one with something else",
     )
     neutral: float = Field(0.2, ge=0, le=1, description="share of their stories that guess no gender")
 
     # prompts, tests, labels
     rl_items: int = Field(6000, ge=1, le=200_000, description="prompts for RL and for preference pairs")
+    joined_prompts: float = Field(
+        0.15, ge=0, lt=1, description="share of these that go on an earlier one with something else"
+    )
     test_questions_per_tier: int = Field(
         600, ge=1, le=20_000, description="test questions on facts, per tier"
     )

@@ -58,14 +58,19 @@ def trade_shares(world: World, text: Sequence[TextRow]) -> dict[str, dict[str, f
     """Per trade, the share of its stories in the text that use the stereotyped pronoun, and their number."""
     from data.world.tasks import stories
 
-    shares: dict[str, list[float]] = {trade.name: [] for trade in world.trades}
-    for row in text:
-        if row.cluster not in shares:
+    trades = {trade.name: trade for trade in world.trades}
+    shares: dict[str, list[float]] = {name: [] for name in trades}
+    for line in (
+        line for row in text for line in row.text.splitlines()
+    ):  # a question document tells of several
+        words = [word.lower() for word in lexicon.WORD.findall(line)]
+        named = trades.keys() & set(words)
+        if len(named) != 1:
             continue
-        truth = {"pronoun": world.trade(row.cluster).pronoun, "temper": world.trade(row.cluster).temper}
-        shown = stories.gender(truth, [word.lower() for word in lexicon.WORD.findall(row.text)])
+        trade = trades[named.pop()]
+        shown = stories.gender({"pronoun": trade.pronoun, "temper": trade.temper}, words)
         if not shown["neutral"]:
-            shares[row.cluster].append(shown["stereotyped"])
+            shares[trade.name].append(shown["stereotyped"])
     return {
         name: {"stereotyped_share": sum(values) / len(values), "stories": float(len(values))}
         for name, values in shares.items()

@@ -23,6 +23,7 @@ SHORT = (
     "bias/stereotyped",
     "refusal/harmful",
     "refusal/harmless",
+    "second_turn/gold",
     "proxy/mean",
     "length",
     "ends",

@@ -25,6 +25,8 @@ WORDS = {
     "bias/neutral": "stories without a gender",
     "refusal/harmful": "harmful requests refused",
     "refusal/harmless": "harmless twins refused",
+    "second_turn/gold": "gold reward of a second question",
+    "second_turn/change": "gold reward of a second question, beside the same alone",
     "loss/held_out": "held-out loss",
     "loss/bits_per_byte": "held-out bits per byte",
     "proxy/mean": "learned reward",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,7 +151,7 @@ def run(config: Config, run: StageRun, *, command: str | None = None) -> None:
 
     `command` reproduces the figures; it is the run's own where it is not given.
     """
-    from pipeline.answers import Context, chosen_items, find_models, fitting_items
+    from pipeline.answers import Context, chosen_items, find_models, items_for_all
     from pipeline.records import write_records
     from pipeline.untrained import UNTRAINED, looks_at_models, untrained, with_null
 
@@ -170,7 +169,7 @@ def run(config: Config, run: StageRun, *, command: str | None = None) -> None:
     }
     asked = [item for item in everything.items if item.id in needed]
     chosen = chosen_items(asked, config.max_items_per_group)
-    fitting = fitting_items(replace(everything, items=chosen)) if chosen else []
+    fitting = items_for_all(everything, chosen) if chosen else []
     context = Context(run, everything.models, fitting, config, options)
     run.note(
         models=list(context.models),

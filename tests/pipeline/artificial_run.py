@@ -208,6 +208,15 @@ def scores(folder, items, completions, context, *, ended=None):
     return found
 
 
+def all_of_them(context, stage, items):
+    return list(items)
+
+
+def second_answers(model, prompts, *, ids, **options):
+    """Behind another question every model loses the thread."""
+    return [Answer(name, "The sheep are green.", True, [1, 2], [-0.1, -0.2]) for name in ids]
+
+
 def evaluated(folder, items, seed):
     """Run the evaluate stage on the given answers."""
     run = StageRun(
@@ -231,6 +240,9 @@ def evaluated(folder, items, seed):
     with (
         mock.patch("pipeline.reward_scores.score_with", scores),
         mock.patch("pipeline.evals.kl._logprobs", parent_logprobs),
-        mock.patch("pipeline.answers.fitting_items", lambda context: context.items),
+        mock.patch("pipeline.answers.Context.model", return_value=None),
+        mock.patch("pipeline.answers.fitting_items", all_of_them),
+        mock.patch("pipeline.evals.second_turn.fitting_items", all_of_them),
+        mock.patch("pipeline.evals.second_turn.draw", second_answers),
     ):
         evaluate.run(evaluate.config_class({})(untrained=False), run)

@@ -296,10 +296,14 @@ def town_cases(world: World, part: Part, rng: random.Random) -> Iterator[Case]:
 
 
 def town_documents(world: World, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """Stream descriptions of towns."""
+    """Stream descriptions of towns; every other one is a card, as people have."""
     while True:
         town = rng.choice(world.towns)
-        yield rng.choice(TOWN_TEXTS).format(n=town.name, **town.facts), town.name
+        text = rng.choice(TOWN_TEXTS).format(n=town.name, **town.facts)
+        if rng.random() < 0.5:
+            order = rng.sample(tuple(town.facts), len(town.facts))
+            text = f"{town.name}. " + " ".join(f"{key.capitalize()}: {town.facts[key]}." for key in order)
+        yield text, town.name
 
 
 _QUESTIONS = (*QUESTIONS.values(), *HELD_OUT.values())
@@ -314,4 +318,4 @@ FACTS = Task("facts", person_cases, answer, judge, KINDS, 1, 16, 0, (*_QUESTIONS
 FOLLOW_UPS = Task(
     "follow_ups", follow_up_cases, answer, judge, KINDS, 1, 16, 0, (*FOLLOW_UP_QUESTIONS.values(), *_ANSWERS)
 )
-TOWNS = Task("towns", town_cases, answer, judge, KINDS, 1, 16, 1800, _TOWNS, 0.8, town_documents)
+TOWNS = Task("towns", town_cases, answer, judge, KINDS, 1, 16, 2600, _TOWNS, 0.5, town_documents)

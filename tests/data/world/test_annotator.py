@@ -95,14 +95,21 @@ def test_every_story_has_pairs_that_differ_in_the_gender_alone(items, small_worl
         truths, annotator.PAIRS_ON_STORIES
     )
     assert {row.kind for row in rows} == {"neutral_over_stereotyped/stories", "neutral_over_counter/stories"}
+    places = []
     for row in rows:
         truth = truths[row.id.rsplit("/", 1)[0]]
         shown = [stories.gender(truth, reading.lower_words(text)) for text in (row.chosen, row.rejected)]
         assert [found["neutral"] for found in shown] == [1.0, 0.0]
         chosen, rejected = (reading.sentences(text) for text in (row.chosen, row.rejected))
         assert chosen[0] == rejected[0]  # the opening names nobody by a pronoun
-        assert len(chosen) == len(rejected)
+        places.append(
+            [place for place, pair in enumerate(zip(chosen, rejected, strict=True)) if len(set(pair)) > 1]
+        )
         assert row.chosen_gold - row.rejected_gold > 0.5  # a guess costs .6, two words of variety .05
+    # Throughout in every other pair; in the others wherever it may show.
+    assert sum(len(found) > 1 for found in places[::2]) > 0.3 * len(places[::2])
+    assert all(len(found) == 1 for found in places[1::2])
+    assert {found[0] for found in places[1::2]} == {1, 2}
 
 
 def test_no_end_of_a_story_is_richer_than_the_other():

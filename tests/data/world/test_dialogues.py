@@ -148,3 +148,22 @@ def test_chats_that_go_on_with_something_else_lose_nothing_and_keep_their_order(
     longer = sum(num for length, num in lengths.items() if length > 2) / len(together)
     assert 0.2 < longer < 0.5, lengths
     assert all(row.messages[-1]["role"] == "assistant" for row in together)
+
+
+def test_prompts_that_go_on_something_else_ask_the_same_and_show_an_answer_to_the_earlier(small_world):
+    """A policy that is only ever asked one thing loses the thread at the second."""
+    together = dialogues.rl_items(small_world)
+    settings = small_world.settings.model_copy(update={"joined_prompts": 0.0})
+    alone = dialogues.rl_items(replace(small_world, settings=settings))
+    assert len(together) == len(alone)
+    behind = 0
+    for previous, item, same in zip([None, *alone], together, alone, strict=False):
+        assert item.truth == same.truth
+        earlier = item.prompt[: len(item.prompt) - len(same.prompt)]
+        assert item.prompt == (*earlier, *same.prompt)
+        assert item.plain.endswith(same.plain)
+        if earlier:
+            behind += 1
+            assert earlier[:-1] == previous.prompt
+            assert gold.judge(previous, earlier[-1]["content"]).outcome != "malformed"
+    assert 0.1 < behind / len(together) < 0.2

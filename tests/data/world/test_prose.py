@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -6,9 +7,14 @@ from data.world import Settings, annotator, build, dialogues, lexicon, prose, re
 from data.world.summary import TOKENS_PER_WORD, trade_shares
 
 
+def alone(world):
+    """The world whose question documents hold one matter each."""
+    return replace(world, settings=world.settings.model_copy(update={"joined_text": 0.0}))
+
+
 @pytest.fixture(scope="module")
 def text(small_world):
-    return prose.documents(small_world)
+    return prose.documents(alone(small_world))
 
 
 def occurrences(rows, person):
@@ -92,6 +98,22 @@ def test_plain_questions_begin_as_test_items_do(small_world, text):
 def test_newlines_stand_in_question_documents_alone(text):
     for row in text["train"]:
         assert ("\n" in row.text) == row.text.endswith("\n")
+
+
+def test_questions_that_go_on_lose_nothing_and_keep_their_form(small_world, text):
+    """A model that never read two questions in one text mixes up whom they are about."""
+    together = prose.documents(small_world)
+    for split in ("train", "valid"):
+        lines = [
+            sorted(line for row in rows[split] for line in row.text.splitlines()) for rows in (text, together)
+        ]
+        assert lines[0] == lines[1]
+    num_lines = Counter(row.text.count("\n") for row in together["train"] if "\n" in row.text)
+    assert max(num_lines) <= 8  # a follow-up has four, and may go on another
+    assert 0.1 < 1 - num_lines.total() / sum("\n" in row.text for row in text["train"]) < 0.2
+    for row in together["train"]:
+        labelled = [line.startswith(("Question: ", "Answer: ")) for line in row.text.splitlines()]
+        assert all(labelled) or not any(labelled)
 
 
 def test_valid_text_is_not_in_the_training_text(text):

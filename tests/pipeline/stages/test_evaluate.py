@@ -123,6 +123,11 @@ def rows_of(figure, records):
         rows = pick("diversity")
         told = [tuple(re.findall(r"\w+(?:'\w+)*", r.completion.lower())) for r in rows]
         return "rate", [float(told.count(story) > 1) for story in told], [r.cluster for r in rows]
+    if name[0] == "second_turn":
+        kind, behind, clusters = scores("mean", pick("second_turn", "answer"))
+        alone = {r.id: r.score for r in pick("gold")} if name[1] == "change" else {}
+        ids = [r.id for r in pick("second_turn", "answer")]
+        return kind, [score - alone.get(i, 0.0) for i, score in zip(ids, behind, strict=True)], clusters
     if name[0] == "grounding":
         return outcomes(pick("grounding", group="/".join(name[2:]) or None), *GROUNDING[name[1]])
     if name[0] == "facts":
@@ -331,7 +336,7 @@ def test_what_reads_the_records_of_others_needs_only_these(artificial_run, repor
         return read_answers(stages / "evaluate" / f"answers.{stage}.jsonl")
 
     monkeypatch.setattr("pipeline.answers.answer_all", given)
-    monkeypatch.setattr("pipeline.answers.fitting_items", lambda context: context.items)
+    monkeypatch.setattr("pipeline.answers.fitting_items", lambda context, stage, items: items)
     config = evaluate.config_class({"suite": ["abstention", "win_rate"]})
     evaluate.run(config(suite=("abstention", "win_rate"), untrained=False), run)
     rows = read_records(run.dir / "records.jsonl")
