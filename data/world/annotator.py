@@ -17,7 +17,7 @@ from data.world.tasks import TASKS, how_to, small_talk, stories
 # How often a right answer on a fact is among the variants. A policy that does not know a person is rarely
 # right; were the annotator to write right answers about all, the pairs would teach that guessing pays. Still
 # enough to measure.
-RIGHT_SHARE: Mapping[str, float] = {"often": 1.0, "some": 1.0, "rarely": 0.2, "never": 0.1}
+RIGHT_SHARE: Mapping[str, float] = {"often": 1.0, "some": 0.9, "rarely": 0.2, "never": 0.1}
 # Pairs whose gold differs by less than this say nothing.
 LEAST_GAP = 0.05
 # Weights of drawing a contrast: of each contrast of content, of all that differ in manner, in several things at
