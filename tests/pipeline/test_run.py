@@ -117,7 +117,7 @@ def test_a_deleted_report_comes_back_from_its_stage(toy):
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(toy, start_toy):
     changes = (
         "train.num_steps=40",
-        "train.step_seconds=0.005",
+        "train.step_seconds=0.01",
         "tuned.num_steps=20",
         "tuned.step_seconds=0.005",
     )
@@ -127,7 +127,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(toy, start_toy):
     kills = 0
     for _ in range(4):
         process = start_toy(*changes)
-        wait_for(begun.exists)
+        wait_for(lambda process=process: begun.exists() or process.poll() is not None)
         time.sleep(moments.random() * 0.25)
         if process.poll() is None:
             kills += 1
