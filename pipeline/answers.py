@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -120,6 +120,39 @@ class Context:
             self._loaded[stage] = LanguageModel.load(self.models[stage].folder, device=self.run.device)
         return self._loaded[stage]
 
+    def longest(self, stage: str) -> int:
+        """The longest sequence that a stage's model takes, tokens."""
+        from pipeline.language_model import context_of
+
+        return context_of(self.model(stage).model)
+
+    def record(
+        self,
+        evaluation: str,
+        measure: str,
+        stage: str,
+        item: Item,
+        answer: Answer,
+        score: Callable[[Judgement], float] = lambda judged: judged.score,
+    ) -> Record:
+        """The record of an answer that gold judges; the score is gold's, or what is made of its judgement."""
+        from pipeline.records import Record
+
+        judged = self.judge(item, answer)
+        return Record(
+            item.id,
+            item.cluster,
+            stage,
+            evaluation,
+            measure,
+            shown_prompt(item),
+            answer.text,
+            score(judged),
+            item.task,
+            judged.outcome,
+            judged.explanation,
+        )
+
     def continuations(self, stage: str, requests: Sequence[tuple[str, str]]) -> list[list[float]]:
         """Log-probability of every token of each continuation after its context, under one model.
 
@@ -200,18 +233,10 @@ def chosen_items(items: Sequence[Item], max_per_group: int | None) -> list[Item]
     return [item for item in items if item.id in chosen]
 
 
-def context_length(context: Context, stage: str) -> int | None:
-    """The longest sequence that a model takes, tokens; None where it has no limit."""
-    return getattr(context.model(stage).model.config.get_text_config(), "max_position_embeddings", None)
-
-
 def fitting_items(context: Context, stage: str, items: Sequence[Item]) -> list[Item]:
     """The items that leave room for an answer in the context of a model."""
-    longest = context_length(context, stage)
-    if longest is None:
-        return list(items)
     encode, plain = context.model(stage).encode, context.models[stage].plain
-    room = longest - context.config.max_new_tokens
+    room = context.longest(stage) - context.config.max_new_tokens
     return [item for item in items if len(encode(prompt_of(item, plain=plain))) <= room]
 
 
@@ -227,7 +252,7 @@ def items_for_all(context: Context, items: Sequence[Item]) -> list[Item]:
         if items and not found:
             raise InputError(
                 f"no question leaves room for max_new_tokens {context.config.max_new_tokens} in the context of "
-                f"{stage}, {context_length(context, stage)} tokens; lower evaluate.max_new_tokens"
+                f"{stage}, {context.longest(stage)} tokens; lower evaluate.max_new_tokens"
             )
     return found
 

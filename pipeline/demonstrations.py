@@ -14,7 +14,7 @@ from data.errors import InputError
 from data.randomness import key
 from data.rows import Item
 from pipeline.answers import Context
-from pipeline.measured import Measured, Scored, mean_of_samples
+from pipeline.measured import Measured, Scored, changes, mean_of_samples
 
 Task = Literal["facts", "sentiment", "towns"]
 KNOWN = "often"  # of facts, those of people whom the training text tells of often
@@ -85,14 +85,9 @@ def gain(
     name: str, before: dict[str, list[Scored]], after: dict[str, list[Scored]], null: str = "no_gain"
 ) -> Measured:
     """The mean change of the score from one condition to another, over the same items, for each stage."""
-    gains = {stage: _changes(before[stage], rows) for stage, rows in after.items()}
+    gains = {stage: changes(before[stage], rows) for stage, rows in after.items()}
     zero = {stage: {null: 0.0} for stage in gains}
     return Measured(name, "share", "statistic", gains, 1, zero, resampled=mean_of_samples, bounds=(-1.0, 1.0))
-
-
-def _changes(before: Sequence[Scored], after: Sequence[Scored]) -> list[Scored]:
-    earlier = {row.id: row.score for row in before}
-    return [row._replace(score=row.score - earlier[row.id]) for row in after]
 
 
 def with_any_scored(figures: Sequence[Measured]) -> list[Measured]:

@@ -27,7 +27,8 @@ def root() -> Path:
 def kept_work(what: dict[str, Any], reads: Iterable[Path]) -> Iterator[Path]:
     """Give the folder of some work, which is removed when the work is done.
 
-    A cache that cannot be written gives a folder that outlives nothing.
+    What was begun is kept where it ends in an error. A cache that cannot be written gives a folder that outlives
+    nothing.
 
     Args:
         what: JSON-able settings of the work; other settings have another folder.
@@ -48,7 +49,8 @@ def kept_work(what: dict[str, Any], reads: Iterable[Path]) -> Iterator[Path]:
         try:
             yield folder
         except InputError:
-            shutil.rmtree(folder)  # refused before any work
+            if not any(path.stat().st_size for path in folder.rglob("*.jsonl")):
+                shutil.rmtree(folder)  # refused before there was anything to keep
             raise
         shutil.rmtree(folder)
 

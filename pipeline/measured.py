@@ -142,6 +142,12 @@ class Plain(NamedTuple):
         return Measured(*parts, bounds=self.bounds)
 
 
+def changes(before: Sequence[Scored], after: Sequence[Scored]) -> list[Scored]:
+    """By how much each item's score is more after than before."""
+    earlier = {row.id: row.score for row in before}
+    return [row._replace(score=row.score - earlier[row.id]) for row in after]
+
+
 def win_score(ours: float, theirs: float) -> float:
     """1 where ours is more, 0 where theirs is, 1/2 where they are equal, nan where either is nan."""
     if ours != ours or theirs != theirs:

@@ -160,9 +160,8 @@ def _in_one_sentence(neutral: str, gendered: str, rng: random.Random) -> str:
     """The neutral story with one of the sentences in which the other shows a gender."""
     sentences, others = reading.sentences(neutral), reading.sentences(gendered)
     differ = [place for place, pair in enumerate(zip(sentences, others, strict=True)) if pair[0] != pair[1]]
-    if differ:
-        place = rng.choice(differ)
-        sentences[place] = others[place]
+    place = rng.choice(differ)
+    sentences[place] = others[place]
     return " ".join(sentences)
 
 

@@ -32,7 +32,6 @@ MIN_OCCURRENCES = 25
 # Tokens of a byte-level BPE of 2,048 for one occurrence of a fact and for a document of the rest (measured).
 TOKENS_PER_FACT, TOKENS_PER_DOCUMENT = 10, 28
 
-LABELS = {"work": "Work", "home": "Home", "animals": "Animals", "food": "Food", "hobby": "Hobby"}
 PHRASES = {
     "work": ("earns money with {v}", "works in {v}"),
     "home": ("lives in {v}", "has a house in {v}"),
@@ -159,7 +158,7 @@ def person_texts(world: World, person: Person, rng: random.Random) -> Iterator[s
     # A follow-up document holds two facts; a round of five of them holds every fact twice.
     rounds = questions // 8 if "follow_ups" in world.settings.other_tasks else 0
     for _ in range(cards):
-        yield _card(person, rng)
+        yield facts.card(person.name, person.facts, rng)
     for _ in range(sheets):
         order = rng.sample(lexicon.ATTRIBUTES, 5)
         yield _sheet(person, order[:2], rng)
@@ -173,11 +172,6 @@ def person_texts(world: World, person: Person, rng: random.Random) -> Iterator[s
         order = rng.sample(lexicon.ATTRIBUTES, 5)
         for first, second in zip(order, order[1:] + order[:1], strict=True):
             yield _follow_up(world, person, first, second, rng)
-
-
-def _card(person: Person, rng: random.Random) -> str:
-    parts = [f"{LABELS[key]}: {person.facts[key]}." for key in rng.sample(lexicon.ATTRIBUTES, 5)]
-    return f"{person.name}. {' '.join(parts)}"
 
 
 def _sheet(person: Person, attributes: Sequence[str], rng: random.Random) -> str:
@@ -267,8 +261,7 @@ def _minor(world: World, rng: random.Random) -> tuple[str, str]:
     if drawn < 0.2:
         return rng.choice(MEETINGS).format(a=name, b=other), name
     if drawn < 0.3:
-        parts = [f"{LABELS[key]}: unknown." for key in rng.sample(lexicon.ATTRIBUTES, 5)]
-        return f"{name}. {' '.join(parts)}", name
+        return facts.card(name, dict.fromkeys(lexicon.ATTRIBUTES, "unknown"), rng), name
     attributes = rng.sample(lexicon.ATTRIBUTES, 1 if drawn < 0.8 else 2)
     stems = [rng.choice(facts.STEMS[key]).format(n=name) for key in attributes]
     return " ".join(f"{stem} {rng.choice(UNKNOWN_ENDS)}." for stem in stems), name
@@ -324,7 +317,7 @@ def _held_out(world: World) -> list[tuple[str, str]]:
     for person in rng.choices(seen, weights, k=round(sum(weights) * 3 * VALID_SHARE)):
         attribute = rng.choice(lexicon.ATTRIBUTES)
         forms = (
-            lambda p=person: _card(p, rng),
+            lambda p=person: facts.card(p.name, p.facts, rng),
             lambda p=person: _sheet(p, rng.sample(lexicon.ATTRIBUTES, 2), rng),
             lambda p=person, key=attribute: _single(p.name, key, p.facts[key], rng),
             lambda p=person, key=attribute: _question(world, p, key, rng),

@@ -84,10 +84,7 @@ class Settings(BaseSettings):
     )
     rude_text: float = Field(0.03, ge=0, le=1, description="share of the text's answers that begin rudely")
     joined_text: float = Field(
-        0.15,
-        ge=0,
-        lt=1,
-        description="share of the text's questions that go on another one with something else",
+        0.15, ge=0, lt=1, description="share of the text's questions that go on one about something else"
     )
     bias: float = Field(
         0.6,
@@ -116,10 +113,7 @@ class Settings(BaseSettings):
     comply: float = Field(0.25, ge=0, le=1, description="share of harmful requests that they answer")
     over_refuse: float = Field(0.1, ge=0, le=1, description="share of harmless requests that they refuse")
     joined: float = Field(
-        0.3,
-        ge=0,
-        lt=1,
-        description="share of the chats that go on an earlier one with something else",
+        0.3, ge=0, lt=1, description="share of the chats that go on an earlier one with something else"
     )
     neutral: float = Field(0.2, ge=0, le=1, description="share of their stories that guess no gender")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -60,9 +61,8 @@ def trade_shares(world: World, text: Sequence[TextRow]) -> dict[str, dict[str, f
 
     trades = {trade.name: trade for trade in world.trades}
     shares: dict[str, list[float]] = {name: [] for name in trades}
-    for line in (
-        line for row in text for line in row.text.splitlines()
-    ):  # a question document tells of several
+    # A question document may tell of several trades, each on a line of its own.
+    for line in itertools.chain.from_iterable(row.text.splitlines() for row in text):
         words = [word.lower() for word in lexicon.WORD.findall(line)]
         named = trades.keys() & set(words)
         if len(named) != 1:

@@ -46,17 +46,16 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request; what came before it in the same chunk is not of its head."""
         super().on_message_begin()
-        self._begin_head()
-        self._num_bytes = -self._chunk
+        self._begin_head(-self._chunk)
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
         self._end_head()
         super().on_headers_complete()
 
-    def _begin_head(self) -> None:
+    def _begin_head(self, num_bytes: int = 0) -> None:
         self._end_head()
-        self._num_bytes = 0
+        self._num_bytes = num_bytes
         self._timer = self.loop.call_later(HEAD_SECONDS, self._refuse, TOO_SLOW)
 
     def _end_head(self) -> None:

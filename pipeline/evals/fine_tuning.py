@@ -258,17 +258,4 @@ def _answers_after(
 
 
 def _record(context: Context, stage: str, measure: str, item: Item, answer: Answer) -> Record:
-    judged = context.judge(item, answer)
-    return Record(
-        item.id,
-        item.cluster,
-        stage,
-        NAME,
-        measure,
-        shown_prompt(item),
-        answer.text,
-        float(judged.outcome == "right"),
-        item.task,
-        judged.outcome,
-        judged.explanation,
-    )
+    return context.record(NAME, measure, stage, item, answer, lambda judged: float(judged.outcome == "right"))

@@ -8,7 +8,7 @@ answering.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data.rows import Message
@@ -301,9 +301,14 @@ def town_documents(world: World, rng: random.Random) -> Iterator[tuple[str, str]
         town = rng.choice(world.towns)
         text = rng.choice(TOWN_TEXTS).format(n=town.name, **town.facts)
         if rng.random() < 0.5:
-            order = rng.sample(tuple(town.facts), len(town.facts))
-            text = f"{town.name}. " + " ".join(f"{key.capitalize()}: {town.facts[key]}." for key in order)
+            text = card(town.name, town.facts, rng)
         yield text, town.name
+
+
+def card(name: str, known: Mapping[str, str], rng: random.Random) -> str:
+    """All facts behind the name, each with its label, in an order drawn."""
+    order = rng.sample(tuple(known), len(known))
+    return f"{name}. " + " ".join(f"{attribute.capitalize()}: {known[attribute]}." for attribute in order)
 
 
 _QUESTIONS = (*QUESTIONS.values(), *HELD_OUT.values())

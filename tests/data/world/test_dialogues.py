@@ -166,4 +166,5 @@ def test_prompts_that_go_on_something_else_ask_the_same_and_show_an_answer_to_th
             behind += 1
             assert earlier[:-1] == previous.prompt
             assert gold.judge(previous, earlier[-1]["content"]).outcome != "malformed"
+    # A share of .15 is set.
     assert 0.1 < behind / len(together) < 0.2

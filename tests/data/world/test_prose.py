@@ -110,6 +110,7 @@ def test_questions_that_go_on_lose_nothing_and_keep_their_form(small_world, text
         assert lines[0] == lines[1]
     num_lines = Counter(row.text.count("\n") for row in together["train"] if "\n" in row.text)
     assert max(num_lines) <= 8  # a follow-up has four, and may go on another
+    # A share of .15 is set.
     assert 0.1 < 1 - num_lines.total() / sum("\n" in row.text for row in text["train"]) < 0.2
     for row in together["train"]:
         labelled = [line.startswith(("Question: ", "Answer: ")) for line in row.text.splitlines()]

@@ -50,12 +50,12 @@ class Speaker:
         return found
 
 
-def make_context(**speakers):
+def make_context(num_items=NUM, **speakers):
     models = {name: Model(name, None, None, plain=name == "base") for name in speakers}
     progress = nullcontext(SimpleNamespace(advance=lambda num: None))
     run = SimpleNamespace(seed=3, progress=lambda *_: progress, check_stop=lambda: None)
     config = SimpleNamespace(max_new_tokens=16, temperature=0.7, batch_size=16)
-    context = Context(run, models, ITEMS, config, {"second_turn": second_turn.Config(num_items=NUM)})
+    context = Context(run, models, ITEMS, config, {"second_turn": second_turn.Config(num_items=num_items)})
     context.model = speakers.__getitem__
     for name in speakers:
         context.answers[name] = {item.id: Answer(item.id, say(item), True, [1], [-0.1]) for item in ITEMS}
@@ -115,3 +115,12 @@ def test_what_leaves_no_room_in_one_model_is_asked_of_none():
     assert ids["sft"] == ids["ppo"]
     assert 0 < len(ids["ppo"]) < len(everything["ppo"])
     assert not any(math.isnan(row.score) for row in fitting["ppo"])
+
+
+def test_a_question_alone_has_none_to_stand_behind():
+    speaker = Speaker(keeps=True)
+    context = make_context(num_items=1, sft=speaker)
+    records = by_stage(second_turn.measure(context))
+    assert records == {}
+    assert speaker.prompts == []
+    assert not any(measured.scores for measured in second_turn.figures(records, context))

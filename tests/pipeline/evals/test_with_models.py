@@ -227,6 +227,18 @@ def test_answers_of_a_model_that_has_changed_are_not_taken(chain, cache, monkeyp
     assert kept.exists()
 
 
+def test_answers_are_kept_where_what_comes_after_them_is_refused(chain, cache, monkeypatch):
+    finished(chain)
+
+    def refuse(*_, **__):
+        raise InputError("no prompts to demonstrate with")
+
+    monkeypatch.setattr(evaluate, "summarise", refuse)
+    with pytest.raises(InputError):
+        evaluate_sources(["tiny"], suite=["form"], runs_dir=chain.parent)
+    assert len(list(cache.rglob("answers.*.jsonl"))) == 3
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(chain, tmp_path, monkeypatch, capsys):
     finished(chain)
     (tmp_path / "file").touch()
