@@ -65,14 +65,17 @@ class Known:
         return {prompt_hash(item): item for item in reversed(self.items)}
 
     def item(self, messages: Sequence[Message]) -> Item | None:
-        """The item that a conversation asks, where its truth is known."""
+        """The item that a conversation asks, where its truth is known; what came before may be about else."""
         from data.world.lookup import question_item
 
-        asked = tuple(message for message in messages if message["role"] != "system")
-        found = self._by_prompt.get(prompt_hash(Item("typed", asked)))
-        if found is None and self.world is not None:
-            found = question_item(self.world, asked)
-        return found
+        said = [message for message in messages if message["role"] != "system"]
+        for start, message in enumerate(said):
+            asked = tuple(said[start:])
+            if message["role"] == "user" and (
+                found := self._by_prompt.get(prompt_hash(Item("typed", asked)))
+            ):
+                return found
+        return None if self.world is None else question_item(self.world, said[-1:])
 
     def gold(self, messages: Sequence[Message], text: str, *, ended: bool) -> Mapping[str, Any] | None:
         """Gold's judgement of an answer, or None where the truth is not known."""

@@ -43,6 +43,16 @@ def test_items_of_the_tests_are_found_by_their_prompt(known):
         assert known.item(item.prompt).truth == item.truth
 
 
+def test_a_question_is_known_behind_another_and_what_a_follow_up_leaves_open_is_not(known):
+    before = (*user("Hello!"), {"role": "assistant", "content": "Good day."})
+    for item in known.items[:50]:
+        assert known.item((*before, *item.prompt)).truth == item.truth
+    person = known.world.select(tier="often")[0]
+    asked = (*before, *user(f"Where does {person.name} live?"))
+    assert known.gold(asked, f"It is {person.facts['home']}.", ended=True)["score"] == 1
+    assert known.item((*before, *user("And what is her home?"))) is None
+
+
 def test_facts_are_those_of_the_people_who_are_named(known):
     first, second = known.world.people[:2]
     told = known.facts(f"Do {first.name} and {second.name} meet?", f"{first.name} is at home.")
