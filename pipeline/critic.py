@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel
 
+from pipeline.adapted import ADAPTER, load_on_policy
+from pipeline.shared_weights import share_equal
 from reward.stored import quiet
 
 FOLDER, HEAD, TRUNK = "value", "head.safetensors", "model"
@@ -27,6 +29,18 @@ def save_critic(folder: Path, head: nn.Linear, trunk: Any = None) -> None:
     if trunk is not None:
         with quiet():
             trunk.save_pretrained(folder / TRUNK)
+
+
+def _load_trunk(folder: Path, policy: Any) -> Any:
+    """The critic's own transformer; one that is an adapter shares what lies below it with the policy."""
+    if (folder / FOLDER / ADAPTER).is_dir():
+        found = load_on_policy(folder, folder / FOLDER / ADAPTER, device=policy.device)
+        if found is not None:
+            share_equal(found.model, [policy])
+            return found.model.base_model
+    with quiet():
+        trunk = AutoModel.from_pretrained(folder / FOLDER / TRUNK, use_safetensors=True).eval()
+    return trunk.to(policy.device)
 
 
 def load_critic(folder: Path, policy: Any) -> Callable[[Sequence[int]], Float[Tensor, " time"]] | None:
@@ -41,9 +55,7 @@ def load_critic(folder: Path, policy: Any) -> Callable[[Sequence[int]], Float[Te
     weights = load_file(folder / FOLDER / HEAD)
     trunk = policy.base_model
     if (folder / FOLDER / TRUNK).is_dir():
-        with quiet():
-            trunk = AutoModel.from_pretrained(folder / FOLDER / TRUNK, use_safetensors=True).eval()
-        trunk = trunk.to(policy.device)
+        trunk = _load_trunk(folder, policy)
     head = nn.Linear(weights["weight"].shape[1], 1)
     head.load_state_dict(weights)
     head = head.to(policy.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from data.chat import encode_documents
 from data.collate import pack
 from data.rows import Item, TextRow, read_jsonl
-from pipeline import critic
+from pipeline import adapted, critic
 from pipeline.actor_critic import ActorCritic
 from pipeline.checkpoint import load_state, save_state
 from pipeline.episodes import Rewards, load_rewards, read_prompts
@@ -200,14 +201,29 @@ def publish(learner: Learner, name: str = "model") -> None:
     publish_model(learner.run, policy, learner.tokenizer, name)
 
 
+def publish_adapter(learner: Learner) -> None:
+    """Write the policy's adapter to `adapter/`, where it has one."""
+    if learner.trunk is not None:
+        with learner.run.publish(adapted.ADAPTER) as folder:
+            _save_adapter(learner.trunk, POLICY, folder)
+
+
+def _save_adapter(trunk: Trunk, role: str, folder: Path) -> None:
+    trunk.save(role, folder)
+    adapted.settle(folder)
+
+
 def publish_critic(learner: Learner) -> None:
-    """Write the value function to `value/`; an adapter is merged into the weights it started from."""
+    """Write the value function to `value/`; an adapter also merged into the weights it started from."""
     trunk = learner.model.value_model
     if learner.trunk is not None:
         start: Any = LanguageModel.load(learner.run.inputs["policy"], device=learner.device).model
         trunk = learner.trunk.merge_into(start, VALUE).base_model
     with learner.run.publish(critic.FOLDER) as folder:
         critic.save_critic(folder, learner.model.value_head, trunk)
+        if learner.trunk is not None:
+            (folder / adapted.ADAPTER).mkdir()
+            _save_adapter(learner.trunk, VALUE, folder / adapted.ADAPTER)
 
 
 def keep_peak(learner: Learner, step: int, gold: float) -> None:

@@ -18,6 +18,7 @@ from data.errors import InputError
 from data.rows import ChatRow, TextRow, read_jsonl, require_rows, write_jsonl
 from data.sampler import batches_by_length, indices, order
 from pipeline import trl_adapter
+from pipeline.adapted import ADAPTER, settle
 from pipeline.language_model import UNLIMITED, LanguageModel, context_of, publish_model
 from pipeline.lean import make_lean
 from pipeline.metrics import read_metrics
@@ -88,8 +89,6 @@ def with_lora(config: Config, model: Any, *, seed: int) -> Any:
         warnings.filterwarnings("ignore", "fan_in_fan_out")  # it sets it itself where a layer needs it
         torch.manual_seed(seed)
         adapted: Any = peft.get_peft_model(model, settings)
-    # No path of this machine in what is saved.
-    adapted.peft_config["default"].base_model_name_or_path = ""
     return adapted
 
 
@@ -237,8 +236,9 @@ def use_lean_head(model: Any) -> None:
 def publish(config: Config, run: StageRun, model: Any, tokenizer: Any) -> None:
     """Write the chat model to `model/`; adapters go to `adapter/` and, merged, into the model."""
     if config.trainable == "lora":
-        with run.publish("adapter") as folder:
+        with run.publish(ADAPTER) as folder:
             model.save_pretrained(folder)
+            settle(folder)
         model = model.merge_and_unload()
     publish_model(run, model, tokenizer)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,6 +64,23 @@ class Trunk:
         """Set a role's matrices from `{name: tensor}` as `parameters` names them."""
         for name, parameter in self.parameters(role).items():
             parameter.copy_(weights[name])
+
+    def save(self, role: str, folder: Path) -> None:
+        """Write a role's adapter as peft reads it, to be put on the model as it started."""
+        import peft
+        from safetensors.torch import save_file
+
+        size = self.sizes[role]
+        settings = peft.LoraConfig(
+            r=int(size["rank"]), lora_alpha=size["alpha"], target_modules=self.places, task_type="CAUSAL_LM"
+        )
+        settings.save_pretrained(str(folder))
+        prefix = f"base_model.model.{self.model.base_model_prefix}"
+        weights = {f"{prefix}.{name}.weight": x.detach() for name, x in self.parameters(role).items()}
+        save_file(
+            {name: x.to("cpu", torch.float32).contiguous() for name, x in weights.items()},
+            folder / "adapter_model.safetensors",
+        )
 
     def train(self, *roles: str) -> None:
         """Let the adapters of these roles learn, and no other weight."""

@@ -63,3 +63,11 @@ def tiny_model():
         return model.eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer():
+    """A byte-level tokenizer of 275 tokens."""
+    from pipeline.stages.tokenizer import train, wrap
+
+    return wrap(train(["red green blue black ?"] * 9, vocab_size=275))

@@ -115,11 +115,11 @@ def open_run(run: str | Path) -> Voices:
     models: list[Any] = []
 
     def load(stage: str) -> Voice:
+        from pipeline.adapted import load_adapted
         from pipeline.critic import load_critic
-        from pipeline.language_model import LanguageModel
         from pipeline.shared_weights import share_equal
 
-        model = LanguageModel.load(folders[stage], device=device())
+        model = load_adapted(folders[stage], device=device())
         share_equal(model.model, models)
         models.append(model.model)
         voice = voice_of(stage, model, plain=stage == BASE)

@@ -231,4 +231,5 @@ def run(config: Config, run: StageRun) -> None:
 
     # 8. The chat model, and what it expected of itself.
     ppo_learner.publish(learner)
+    ppo_learner.publish_adapter(learner)
     ppo_learner.publish_critic(learner)

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import torch
 
+from pipeline.chat.voices import open_run
 from pipeline.execute import execute
 from pipeline.graph import load_recipe
 from pipeline.language_model import LanguageModel
@@ -66,3 +68,21 @@ def test_it_runs_from_a_folder_and_three_files(kind, tmp_path, monkeypatch, save
         assert "mine.py" in json.dumps(record["files"])
     figures = json.loads((tmp_path / "runs" / "own_model" / "report.json").read_text())["figures"]
     assert {"base", "sft", "ppo"} <= {figure["stage"] for figure in figures}
+    talk_from_one_model(tmp_path / "runs" / "own_model")
+
+
+def talk_from_one_model(run):
+    """Base, SFT and PPO answer as the merged models do, and hold the weights below their adapters once."""
+    voices = open_run(run)
+    talking = [voices.pick(name) for name in ("base", "sft", "ppo")]
+    held = {}
+    for voice, folder in zip(talking, ("pretrained", "sft", "ppo"), strict=True):
+        prompt = [{"role": "user", "content": "What is a cat 3?"}]
+        merged = LanguageModel.load(run / "stages" / folder)
+        tokens = merged.encode(prompt)
+        expected = merged.model(input_ids=torch.tensor([tokens])).logits[0].detach()
+        torch.testing.assert_close(voice.logits(tokens), expected, atol=1e-4, rtol=1e-4)
+        held |= {p.data_ptr(): (name, p) for name, p in voice.logits.args[0].model.named_parameters()}
+    plain = [p.numel() for name, p in held.values() if ".lora_" not in name]
+    assert sum(plain) == LanguageModel.load(run / "stages" / "pretrained").model.num_parameters()
+    assert talking[-1].values([1, 2, 3]).shape == (3,)
