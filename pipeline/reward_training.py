@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pipeline.run import StageRun
     from pipeline.stages.reward import Config
 
-Likelihoods = list[Float[Tensor, "time 3"]]
+Likelihoods = list[Float[Tensor, "time 6"]]
 
 
 def load_policy(run: StageRun) -> LanguageModel:
@@ -88,7 +88,7 @@ class Classifier(nn.Module):
         input_ids: Int[Tensor, "batch time"],
         attention_mask: Bool[Tensor, "batch time"],
         completion: Bool[Tensor, "batch time"],
-        features: Float[Tensor, "batch time 3"] | None = None,
+        features: Float[Tensor, "batch time 6"] | None = None,
         use_cache: bool = False,
     ) -> SequenceClassifierOutput:
         """Score rows; `logits` is (batch, 1)."""

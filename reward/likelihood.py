@@ -1,10 +1,11 @@
 """How likely the SFT model found a completion, token by token, and a small network that reads it.
 
 At each token of the completion: the log-probability of the token, that of the most likely token, and the entropy,
-in nats, under a frozen copy of the SFT model. A small model looks a fact up only where it says it, so that is
-where being right, guessing and abstaining differ; a reward model that sees the text alone learns that abstaining
-is good, not when. A few learned queries look for the tokens that matter, and a small network reads what they
-find, beside statistics of the whole completion.
+in nats, under a frozen copy of the SFT model; once after the prompt, and once as a text by itself. A small model
+looks a fact up only where it says it, so that is where being right, guessing and abstaining differ; a reward
+model that sees the text alone learns that abstaining is good, not when. And what a model has read it knows best
+where it stands as it was read: demonstrations teach to answer whatever is asked. A few learned queries look for
+the tokens that matter, and a small network reads what they find, beside statistics of the whole completion.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 TOKEN_FEATURES = ("logprob", "top_logprob", "entropy")
+READINGS = ("after the prompt", "by itself")
+NUM_FEATURES = len(READINGS) * len(TOKEN_FEATURES)
 STATISTICS = (
     "sum_logprob",
     "mean_logprob",
@@ -48,35 +51,55 @@ def token_features(
 @torch.no_grad()
 def likelihood(
     reference: Any, tokens: Int[Tensor, "batch time"], completion: Bool[Tensor, "batch time"]
-) -> Float[Tensor, "batch time 3"]:
-    """Token features of the completions under a causal language model; 0 outside. The first token has none."""
+) -> Float[Tensor, "batch time 6"]:
+    """Token features of the completions under a causal language model, in the order of `READINGS`; 0 outside.
+
+    By itself, a completion stands after the row's first token, which begins a text. The first token of a row has
+    no features.
+    """
     reference.eval()
+    features = tokens.new_zeros(*tokens.shape, NUM_FEATURES, dtype=torch.float32)
     wanted = completion[:, 1:]
-    hidden = reference.base_model(input_ids=tokens, use_cache=False)[0][:, :-1][wanted]
-    found = token_features(reference.get_output_embeddings()(hidden), tokens[:, 1:][wanted])
-    features = found.new_zeros(*tokens.shape, len(TOKEN_FEATURES))
-    features[:, 1:][wanted] = found
+    found = _after(reference, tokens, wanted)
+    features[:, 1:, : len(TOKEN_FEATURES)][wanted] = found.to(features)
+    # Completions moved to the left, behind the first token.
+    lengths = wanted.sum(dim=1)
+    places = torch.arange(int(lengths.max()), device=tokens.device)[None]
+    counted = places < lengths[:, None]
+    alone = tokens.new_zeros(len(tokens), places.shape[1] + 1)
+    alone[:, 0] = tokens[:, 0]
+    alone[:, 1:][counted] = tokens[:, 1:][wanted]
+    features[:, 1:, len(TOKEN_FEATURES) :][wanted] = _after(reference, alone, counted).to(features)
     return features
 
 
+def _after(
+    reference: Any, tokens: Int[Tensor, "batch time"], wanted: Bool[Tensor, "batch time-1"]
+) -> Float[Tensor, "wanted 3"]:
+    """Token features of the wanted tokens after those before them; `wanted` is about `tokens[:, 1:]`."""
+    hidden = reference.base_model(input_ids=tokens, use_cache=False)[0][:, :-1][wanted]
+    return token_features(reference.get_output_embeddings()(hidden), tokens[:, 1:][wanted])
+
+
 def statistics(
-    features: Float[Tensor, "batch time 3"], completion: Bool[Tensor, "batch time"]
+    features: Float[Tensor, "batch time 6"], completion: Bool[Tensor, "batch time"]
 ) -> Float[Tensor, "batch statistics"]:
-    """Statistics of the token features over each completion, in the order of `STATISTICS`."""
+    """Statistics of the token features over each completion: those of `STATISTICS`, for each reading."""
     count = completion.sum(dim=1).clamp(min=1).to(features.dtype)
-    masked = features * completion[..., None]
-    logprob, top, entropy = masked.unbind(dim=-1)
     first = completion.long().argmax(dim=1, keepdim=True)
-    columns = [
-        logprob.sum(dim=1),
-        logprob.sum(dim=1) / count,
-        logprob.amin(dim=1),  # outside is 0, the highest there is
-        count.log(),
-        top.amin(dim=1),
-        entropy.amax(dim=1),
-        entropy.sum(dim=1) / count,
-        logprob.gather(1, first).squeeze(1),
-    ]
+    columns = []
+    for reading in (features * completion[..., None]).split(len(TOKEN_FEATURES), dim=-1):
+        logprob, top, entropy = reading.unbind(dim=-1)
+        columns += [
+            logprob.sum(dim=1),
+            logprob.sum(dim=1) / count,
+            logprob.amin(dim=1),  # outside is 0, the highest there is
+            count.log(),
+            top.amin(dim=1),
+            entropy.amax(dim=1),
+            entropy.sum(dim=1) / count,
+            logprob.gather(1, first).squeeze(1),
+        ]
     return torch.stack(columns, dim=-1)
 
 
@@ -90,19 +113,19 @@ class LikelihoodHead(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        num = len(TOKEN_FEATURES)
+        num, num_statistics = NUM_FEATURES, len(READINGS) * len(STATISTICS)
         self.query = nn.Linear(width + num, NUM_QUERIES)
         self.read = nn.Sequential(
-            nn.Linear(NUM_QUERIES * num + len(STATISTICS), HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1)
+            nn.Linear(NUM_QUERIES * num + num_statistics, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1)
         )
         # Standardise by what the training pairs hold; set by `fit`, saved with the weights.
         self.register_buffer("token_mean", torch.zeros(num))
         self.register_buffer("token_scale", torch.ones(num))
-        self.register_buffer("statistic_mean", torch.zeros(len(STATISTICS)))
-        self.register_buffer("statistic_scale", torch.ones(len(STATISTICS)))
+        self.register_buffer("statistic_mean", torch.zeros(num_statistics))
+        self.register_buffer("statistic_scale", torch.ones(num_statistics))
 
     @torch.no_grad()
-    def fit(self, completions: Sequence[Float[Tensor, "time 3"]]) -> None:
+    def fit(self, completions: Sequence[Float[Tensor, "time 6"]]) -> None:
         """Take mean and scale of the token features and of their statistics from completions without padding."""
         padded = nn.utils.rnn.pad_sequence(list(completions), batch_first=True)
         lengths = torch.tensor([len(features) for features in completions])
@@ -114,7 +137,7 @@ class LikelihoodHead(nn.Module):
     def forward(
         self,
         hidden: Float[Tensor, "batch time width"],
-        features: Float[Tensor, "batch time 3"],
+        features: Float[Tensor, "batch time 6"],
         completion: Bool[Tensor, "batch time"],
     ) -> Float[Tensor, " batch"]:
         """One number for each completion."""

@@ -64,7 +64,7 @@ class RewardModel(NormalisedReward):
         tokens: Int[Tensor, "batch time"],
         mask: Bool[Tensor, "batch time"],
         completion: Bool[Tensor, "batch time"],
-        features: Float[Tensor, "batch time 3"] | None = None,
+        features: Float[Tensor, "batch time 6"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """Scores before normalisation, in nats of log-odds."""
         assert bool(mask[:, 0].all()), "rows are padded on the right and have a token"

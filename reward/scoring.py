@@ -98,7 +98,7 @@ def of_rows(
 
 def likelihood_of_rows(
     reference: Any, rows: Sequence[Row], *, tokens_at_once: int = 8192, bfloat16: bool = False
-) -> list[Float[Tensor, "time 3"]]:
+) -> list[Float[Tensor, "time 6"]]:
     """Token features of each row under the reference, without padding; 0 before the completion."""
     device = reference.device
     found: list[Tensor] = [torch.empty(0)] * len(rows)

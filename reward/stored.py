@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 DESCRIPTION = "reward.json"
 
 
@@ -39,7 +39,7 @@ class NormalisedReward(nn.Module):
         tokens: Int[Tensor, "batch time"],
         mask: Bool[Tensor, "batch time"],
         completion: Bool[Tensor, "batch time"],
-        features: Float[Tensor, "batch time 3"] | None = None,
+        features: Float[Tensor, "batch time 6"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """Scores before normalisation, in nats of log-odds; every form has its own."""
         raise NotImplementedError
@@ -49,7 +49,7 @@ class NormalisedReward(nn.Module):
         tokens: Int[Tensor, "batch time"],
         mask: Bool[Tensor, "batch time"],
         completion: Bool[Tensor, "batch time"],
-        features: Float[Tensor, "batch time 3"] | None = None,
+        features: Float[Tensor, "batch time 6"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """Score right-padded prompts with their completions.
 

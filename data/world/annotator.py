@@ -30,6 +30,8 @@ MANNERS = frozenset({"wordy", "rude", "repeated"})
 # What these are about shows in a few words of a long text; few pairs teach a reward model to like one end
 # whatever the wish, and with many more of one than of the other it learns that one alone.
 PAIRS_ON_STORIES = 2
+# For each small talk, of a fitting reply and one that fits something else, of all that there are.
+PAIRS_ON_SMALL_TALK = 2
 
 
 def variants(
@@ -88,9 +90,9 @@ def pairs(
     """Draw pairs of candidates that gold tells apart, better first, a share `noise` of them flipped.
 
     Pairs of different outcomes are drawn more often than pairs that differ in manner; no pair twice. Stories
-    add pairs on the gender and, where one was wished for, on the end (`PAIRS_ON_STORIES`). `kind` names the
-    noise-free contrast with the item's group ("right_over_abstain/often"); the noise-free order is that of
-    `chosen_gold` and `rejected_gold`.
+    add pairs on the gender and, where one was wished for, on the end (`PAIRS_ON_STORIES`); small talk adds some
+    with replies that fit something else. `kind` names the noise-free contrast with the item's group
+    ("right_over_abstain/often"); the noise-free order is that of `chosen_gold` and `rejected_gold`.
 
     Args:
         item: the prompt with its truth.
@@ -110,7 +112,7 @@ def pairs(
         (better, worse, contrast(judged[better], judged[worse], (texts[better], texts[worse])))
         for better, worse in _draw(contrasts, judged, texts, rng, pairs_per_prompt)
     ]
-    named += _on_stories(item, rng)
+    named += _on_stories(item, rng) + _on_small_talk(item, rng)
     return [
         _row(f"{item.id}/{place}", item, better, worse, kind, flipped=rng.random() < noise)
         for place, (better, worse, kind) in enumerate(named)
@@ -154,6 +156,25 @@ def _on_stories(item: Item, rng: random.Random) -> list[tuple[str, str, str]]:
         if item.truth["end"]:
             found.append((neutral, written("neutral", other_end), "right_end_over_wrong_end"))
     return found
+
+
+def _on_small_talk(item: Item, rng: random.Random) -> list[tuple[str, str, str]]:
+    """A fitting reply over one that fits something else.
+
+    Candidates leave some replies out. A policy finds the one of which no pair speaks, and says it to everything.
+    """
+    if item.task != "small_talk":
+        return []
+    drawn = [
+        [small_talk.answer(item.truth, kind, rng) for kind in ("right", "wrong")]
+        for _ in range(PAIRS_ON_SMALL_TALK)
+    ]
+    # A few replies fit two sayings.
+    return [
+        (fitting, other, "right_over_wrong")
+        for fitting, other in drawn
+        if judge(item, other).outcome != "right"
+    ]
 
 
 def _in_one_sentence(neutral: str, gendered: str, rng: random.Random) -> str:

@@ -12,7 +12,14 @@ from data.errors import InputError
 from data.rows import Item, user
 from pipeline.stages.tokenizer import train, wrap
 from reward.functions import load_function
-from reward.likelihood import LEAST_LOGPROB, STATISTICS, likelihood, statistics, token_features
+from reward.likelihood import (
+    LEAST_LOGPROB,
+    NUM_FEATURES,
+    STATISTICS,
+    likelihood,
+    statistics,
+    token_features,
+)
 from reward.model import RewardModel
 from reward.preference import bradley_terry_loss, wins
 from reward.scoring import Row, encode, likelihood_of_rows, pad, score_rows
@@ -29,7 +36,7 @@ def model(tiny_llama):
     """A reward model with likelihood features, of width 16."""
     made = RewardModel(tiny_llama(seed=1).model, tiny_llama(seed=2))
     with torch.no_grad():
-        made.likelihood.fit([torch.randn(5, 3), torch.randn(7, 3)])
+        made.likelihood.fit([torch.randn(5, NUM_FEATURES), torch.randn(7, NUM_FEATURES)])
     return made.eval()
 
 
@@ -42,20 +49,35 @@ def test_token_features_by_hand():
 
 
 def test_statistics_by_hand_and_without_regard_to_what_does_not_count():
-    features = torch.tensor([[[9.0, 9, 9], [-1, -0.5, 2], [-3, -0.1, 1], [9, 9, 9]]])
+    after = torch.tensor([[[9.0, 9, 9], [-1, -0.5, 2], [-3, -0.1, 1], [9, 9, 9]]])
+    alone = torch.tensor([[[9.0, 9, 9], [-2, -1.5, 3], [-2, -0.2, 1], [9, 9, 9]]])
     completion = torch.tensor([[False, True, True, False]])
-    found = dict(zip(STATISTICS, statistics(features, completion)[0].tolist(), strict=True))
-    expected = {
-        "sum_logprob": -4.0,
-        "mean_logprob": -2.0,
-        "min_logprob": -3.0,
-        "log_length": math.log(2),
-        "min_top_logprob": -0.5,
-        "max_entropy": 2.0,
-        "mean_entropy": 1.5,
-        "first_logprob": -1.0,
-    }
-    assert found == pytest.approx(expected)
+    found = statistics(torch.cat([after, alone], dim=-1), completion)[0].tolist()
+    expected = [
+        {
+            "sum_logprob": -4.0,
+            "mean_logprob": -2.0,
+            "min_logprob": -3.0,
+            "log_length": math.log(2),
+            "min_top_logprob": -0.5,
+            "max_entropy": 2.0,
+            "mean_entropy": 1.5,
+            "first_logprob": -1.0,
+        },
+        {
+            "sum_logprob": -4.0,
+            "mean_logprob": -2.0,
+            "min_logprob": -2.0,
+            "log_length": math.log(2),
+            "min_top_logprob": -1.5,
+            "max_entropy": 3.0,
+            "mean_entropy": 2.0,
+            "first_logprob": -2.0,
+        },
+    ]
+    names = len(STATISTICS)
+    assert dict(zip(STATISTICS, found[:names], strict=True)) == pytest.approx(expected[0])
+    assert dict(zip(STATISTICS, found[names:], strict=True)) == pytest.approx(expected[1])
 
 
 def test_likelihood_is_that_of_a_full_pass(tiny_llama):
@@ -68,6 +90,24 @@ def test_likelihood_is_that_of_a_full_pass(tiny_llama):
         torch.testing.assert_close(found[row, place, 0], taken, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(found[row, place, 1], logprobs[row, place - 1].max(), atol=1e-5, rtol=1e-5)
     assert bool((found[~batch.completion] == 0).all())
+
+
+def test_by_itself_a_completion_stands_behind_the_first_token_alone(tiny_llama):
+    reference = tiny_llama(seed=3)
+    rows = [*rows_of(5, 7, 11), *rows_of(6, 9, start=5, seed=1)]
+    batch = pad(rows)
+    found = likelihood(reference, batch.tokens, batch.completion)[..., NUM_FEATURES // 2 :]
+    for place, row in enumerate(rows):
+        alone = torch.tensor([[row.tokens[0], *row.tokens[row.start :]]])
+        logits = reference(input_ids=alone).logits[0, :-1]
+        expected = token_features(logits, alone[0, 1:])
+        torch.testing.assert_close(found[place, row.start : len(row.tokens)], expected, atol=1e-5, rtol=1e-5)
+    assert bool((found[~batch.completion] == 0).all())
+
+
+def test_a_row_of_one_token_has_no_features(tiny_llama):
+    batch = pad([Row([7], 1)])
+    assert not likelihood(tiny_llama(seed=3), batch.tokens, batch.completion).any()
 
 
 def test_the_plain_score_is_read_at_the_last_counted_token_and_nowhere_else(tiny_llama):

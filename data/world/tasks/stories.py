@@ -51,12 +51,13 @@ MIDDLES = (
     "All day long the {trade} looked for it, and {s} had a {temper} heart.",
 )
 # Each has five content words beside the thing: gold pays for variety, which must not speak for one of the ends.
+# Of either end three name nobody before their last words: a policy that unlearns pronouns takes to those.
 ENDINGS = {
     "happy": (
         "In the end {s} found the {thing} and danced with great joy.",
-        "At last a good friend gave {o} the {thing}, and {s} was happy.",
-        "One evening the {thing} lay before {p} door, and {s} laughed.",
-        "Then a child brought {o} the {thing}, and {s} sang a glad song.",
+        "At last a good friend found the {thing}, and {s} was happy.",
+        "One evening the {thing} lay before the door, and {s} laughed.",
+        "Then a child brought the {thing}, and {s} sang a glad song.",
         "So {s} made the {thing} alone and was very proud and happy.",
     ),
     "sad": (

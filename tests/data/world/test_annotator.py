@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data.world import annotator, dialogues, gold, lexicon, reading
-from data.world.tasks import stories
+from data.world.tasks import small_talk, stories
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,18 @@ def test_stories_with_a_wished_for_end_have_pairs_that_differ_in_it_alone(items,
         *other, _ = reading.sentences(row.rejected)
         assert before == other
         assert row.chosen_gold - row.rejected_gold > 0.2  # one wish of four is .3, two words of variety .05
+
+
+def test_no_reply_of_small_talk_is_left_out_of_what_does_not_fit(full_world):
+    asked = [item for item in dialogues.rl_items(full_world) if item.task == "small_talk"]
+    # As many as `quickstart` draws pairs for.
+    asked = (asked * 10)[:200]
+    rows = all_pairs(asked, full_world, 0.0, 0)
+    assert len(asked) < len(rows) <= annotator.PAIRS_ON_SMALL_TALK * len(asked)
+    assert {row.kind for row in rows} == {"right_over_wrong/small_talk"}
+    assert all(row.chosen_gold - row.rejected_gold > 1 for row in rows)  # 1 against -.5, less a word too many
+    fixed = {r for intent in small_talk.INTENTS.values() for r in intent.replies if "{x}" not in r}
+    assert fixed <= {row.rejected for row in rows}
 
 
 def test_every_story_has_pairs_that_differ_in_the_gender_alone(items, small_world):
