@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +17,7 @@ from data.errors import InputError
 from pipeline.run_directory import locked
 
 FORMAT = 1  # of what such folders hold
+KEPT_DAYS = 30  # of work that was begun and is not gone on with
 
 
 def root() -> Path:
@@ -27,8 +29,8 @@ def root() -> Path:
 def kept_work(what: dict[str, Any], reads: Iterable[Path]) -> Iterator[Path]:
     """Give the folder of some work, which is removed when the work is done.
 
-    What was begun is kept where it ends in an error. A cache that cannot be written gives a folder that outlives
-    nothing.
+    What was begun is kept where it ends in an error, for `KEPT_DAYS`. A cache that cannot be written gives a
+    folder that outlives nothing.
 
     Args:
         what: JSON-able settings of the work; other settings have another folder.
@@ -46,6 +48,7 @@ def kept_work(what: dict[str, Any], reads: Iterable[Path]) -> Iterator[Path]:
             yield Path(name)
         return
     with locked(folder):
+        _forget_old(folder)
         try:
             yield folder
         except InputError:
@@ -53,6 +56,16 @@ def kept_work(what: dict[str, Any], reads: Iterable[Path]) -> Iterator[Path]:
                 shutil.rmtree(folder)  # refused before there was anything to keep
             raise
         shutil.rmtree(folder)
+
+
+def _forget_old(own: Path) -> None:
+    """Remove other work that was begun long ago and that no process is at."""
+    oldest = time.time() - KEPT_DAYS * 24 * 3600
+    for folder in own.parent.iterdir():
+        if folder == own or max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) > oldest:
+            continue
+        with suppress(InputError, OSError), locked(folder):
+            shutil.rmtree(folder)
 
 
 def _state(reads: Iterable[Path]) -> list[tuple[str, int, int]]:
