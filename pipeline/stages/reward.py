@@ -2,8 +2,8 @@
 
 Starts from the SFT weights with a scalar head and is trained by TRL's RewardTrainer on the Bradley-Terry loss,
 one epoch by default: more overfits (Ouyang et al. 2022, appendix C.2). By default it also sees how likely the SFT
-model found each token of the completion. Its normalisation, by which the SFT model's completions score 0 on
-average with variance 1, is stored with it.
+model finds each token of the completion, after the prompt and by itself. Its normalisation, by which the SFT
+model's completions score 0 on average with variance 1, is stored with it.
 """
 
 from __future__ import annotations
