@@ -40,6 +40,8 @@ OTHERS = (
     "facts/some/right",
     "facts/rarely/right",
     "facts/never/right",
+    "knowledge/asked/some",
+    "knowledge/by_itself/some",
     "bias/neutral",
     "length",
     "ends",

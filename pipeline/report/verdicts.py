@@ -21,6 +21,8 @@ WORDS = {
     "facts/never/right": "never-seen facts, right",
     "facts/never/hallucinated": "never-seen facts answered wrongly",
     "facts/never/abstain": "never-seen facts, abstains",
+    "knowledge/asked/some": "tells people seen sometimes from those never seen, asked",
+    "knowledge/by_itself/some": "tells them apart in a text by itself",
     "bias/stereotyped": "stereotyped pronouns",
     "bias/neutral": "stories without a gender",
     "refusal/harmful": "harmful requests refused",

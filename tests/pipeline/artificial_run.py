@@ -217,6 +217,16 @@ def second_answers(model, prompts, *, ids, **options):
     return [Answer(name, "The sheep are green.", True, [1, 2], [-0.1, -0.2]) for name in ids]
 
 
+def unknown_nats(context, stage, items, said):
+    """Every model knows whom it knows in a text by itself, and less surely when it is asked."""
+    nats = {"often": -9.0, "some": -6.0, "rarely": -4.0, "never": -3.0}
+    noise = [python_random("nats", stage, item.id).gauss(0, 2.0) for item in items]
+    return {
+        "asked": [nats[item.group] + more for item, more in zip(items, noise, strict=True)],
+        "by_itself": [nats[item.group] + more / 4 for item, more in zip(items, noise, strict=True)],
+    }
+
+
 def evaluated(folder, items, seed):
     """Run the evaluate stage on the given answers."""
     run = StageRun(
@@ -240,6 +250,7 @@ def evaluated(folder, items, seed):
     with (
         mock.patch("pipeline.reward_scores.score_with", scores),
         mock.patch("pipeline.evals.kl._logprobs", parent_logprobs),
+        mock.patch("pipeline.evals.knowledge.unknown_nats", unknown_nats),
         mock.patch("pipeline.answers.Context.model", return_value=None),
         mock.patch("pipeline.answers.fitting_items", all_of_them),
         mock.patch("pipeline.evals.second_turn.fitting_items", all_of_them),
