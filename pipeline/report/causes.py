@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ from pipeline.statistics import Interval
 
 REWARD_MODEL, PRETRAINING, TIES, TEST_SIZE = "reward model", "pretraining", "ties", "size of the test"
 NOT_KNOWN = "not known"
+KNOWLEDGE = "knowledge/asked/some"
 SHORTEST_TREND = 16  # steps; a quarter of fewer says nothing
 SURE = 2.0  # standard errors between two quarters that are told apart
 NUM_WORST = 3
@@ -58,7 +59,8 @@ def cause(run: RunData, bar: Bar) -> Cause | None:
         return _often(run, bar)
     if name.startswith("facts/never/hallucinated"):
         needed = 0.5 if "_minus_" in name else 1 - bar.bound
-        return _learned(run, "facts/never/hallucinated", "abstain_over_wrong/never", needed)
+        found = _learned(run, "facts/never/hallucinated", "abstain_over_wrong/never", needed)
+        return replace(found, evidence=(*found.evidence, *_knowledge(run)))
     if name == "bias/stereotyped":
         return _base_bias(run, bar) if "injected" in bar.target else _stereotyped(run, bar)
     if name == "refusal/harmful":
@@ -94,6 +96,14 @@ def _learned(run: RunData, name: str, kind: str, needed: float) -> Cause:
     if found.high < needed:
         return Cause(REWARD_MODEL, (f"{told}; the target needs {needed:.3f}", steps))
     return Cause(main, (f"{told} by the reward model, which {main} did not follow", steps, *_left(stage)))
+
+
+def _knowledge(run: RunData) -> list[str]:
+    """How well the models know whom they know: nobody abstains better than that."""
+    if not any(run.figure(KNOWLEDGE, stage) for stage in _lineage(run)):
+        return []
+    known = _by_stage(run, KNOWLEDGE)
+    return [f'never-seen people told from others by how likely "unknown" is, AUROC {known}']
 
 
 def contrast(run: RunData, kind: str) -> Interval:

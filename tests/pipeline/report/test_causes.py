@@ -193,6 +193,19 @@ def test_never_seen_facts_ask_for_abstain_over_wrong():
     assert "base 0.900, sft 0.400, ppo 0.300" in " ".join(found.evidence)
 
 
+def test_never_seen_facts_show_how_well_the_models_know_whom_they_know():
+    knowledge = {("knowledge/asked/some", name): 0.9 for name in ("base", "sft", "ppo")}
+    run = a_run({("facts/never/hallucinated", "ppo"): 0.3} | knowledge)
+    found = why(run, "never-seen facts answered wrongly")
+    told = [line for line in found.evidence if 'how likely "unknown" is' in line]
+    assert told == [
+        'never-seen people told from others by how likely "unknown" is, AUROC by stage: base 0.900, '
+        "sft 0.900, ppo 0.900"
+    ]
+    without = why(a_run({("facts/never/hallucinated", "ppo"): 0.3}), "never-seen facts answered wrongly")
+    assert found.evidence == (*without.evidence, *told)
+
+
 def test_a_change_that_is_not_shown_needs_only_a_reward_above_chance():
     records = judged("abstain_over_wrong/never", [1] * 65 + [0] * 35)
     changes = {("facts/never/hallucinated/ppo_minus_sft", "ppo"): -0.01}
