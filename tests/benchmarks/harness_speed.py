@@ -1,6 +1,6 @@
 """Log-likelihood scoring beside EleutherAI's lm-evaluation-harness: the same model, texts and log-probabilities.
 
-    python tests/benchmarks/harness_speed.py [--rounds 2] [--items 10000]
+    python tests/benchmarks/harness_speed.py [--rounds 2] [--items 10000] [--shapes choices sentences]
 
 5 million parameters, float32, texts of the closed world in three shapes: `choices` (a question with four
 answers), `primer` (the same after six answered questions, as TruthfulQA asks), `sentences` (no two begin alike).
@@ -122,17 +122,21 @@ def main() -> None:
     parser.add_argument("--worker", choices=CONTENDERS)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--items", type=int, default=10_000)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=SHAPES)
     options = parser.parse_args()
     if options.worker:
         print(json.dumps(worker(options.worker, options.items)))
         return
     found = turns.medians(
-        __file__, CONTENDERS, rounds=options.rounds, options=["--items", str(options.items)]
+        __file__,
+        [name for name in CONTENDERS if name.split()[0] in options.shapes],
+        rounds=options.rounds,
+        options=["--items", str(options.items)],
     )
     print(f"{'contender':<24}{'items/s':>10}{'distance':>12}")
     for name, figures in found.items():
         print(f"{name:<24}{figures['items_per_second']:>10.0f}{figures['distance']:>12.1e}")
-    for shape in SHAPES:
+    for shape in options.shapes:
         fastest = turns.best(found, "items_per_second", f"{shape} harness")
         print(f"{shape}: {found[f'{shape} ours']['items_per_second'] / fastest:.2f} times the harness")
 
