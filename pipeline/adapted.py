@@ -72,10 +72,11 @@ def _layers(model: Any, kind: type) -> list[Any]:
 
 
 def settle(folder: Path) -> None:
-    """Write the settings of a saved adapter anew, the same in every process and without a path of this machine.
+    """Make the files of a saved adapter the same in every process, without a path of this machine.
 
-    peft writes sets in the order of their hashes.
+    peft writes sets in the order of their hashes, and a model card of blanks that names the model by its path.
     """
+    (folder / "README.md").unlink(missing_ok=True)
     path = folder / _SETTINGS
     settings = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": ""}
     for name, value in settings.items():

@@ -116,10 +116,12 @@ def test_below_a_model_that_was_trained_anew_nothing_is_put_together(chain):
     assert load_on_policy(chain / "ppo", chain / "ppo" / "value" / ADAPTER) is None
 
 
-def test_settings_are_the_same_in_every_process(tmp_path):
+def test_files_are_the_same_in_every_process(tmp_path):
     (tmp_path / "adapter_config.json").write_text(
         json.dumps({"target_modules": ["b", "c", "a"], "r": 2, "base_model_name_or_path": "/somewhere"})
     )
+    (tmp_path / "README.md").write_text("base_model: /somewhere")
     settle(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter_config.json"]
     found = json.loads((tmp_path / "adapter_config.json").read_text())
     assert found == {"base_model_name_or_path": "", "r": 2, "target_modules": ["a", "b", "c"]}
