@@ -157,13 +157,13 @@ def rows_of(figure, records):
 
 
 def is_statistic(figure):
-    """Whether a figure is no mean; tests/pipeline/evals/test_closed_world.py computes those again."""
+    """Whether a figure is no mean; test_closed_world.py and test_knowledge.py compute those again."""
     name = figure["name"].split("/")
     return (
         name[:2] in (["abstention", "hallucinated_of_attempted"], ["abstention", "f"])
         or (name[0] == "calibration" and name[1] != "brier")
         or (name[0] == "diversity" and name[1] != "identical")
-        or name[0] == "representation"
+        or name[0] in ("knowledge", "representation")
         or name[:2] in (["win_rate", "length_controlled"], ["win_rate", "strength"])
     )
 
