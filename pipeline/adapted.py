@@ -7,7 +7,6 @@ on the model that a run's chain started from, adapters of several stages need th
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +20,6 @@ from pipeline.language_model import LanguageModel, model_folder
 from pipeline.run_directory import STAGE_JSON, read_json
 
 ADAPTER = "adapter"
-_SETTINGS = "adapter_config.json"
 
 
 def load_adapted(folder: Path, *, device: torch.device | str = "cpu") -> LanguageModel:
@@ -53,7 +51,7 @@ def put_on(model: Any, adapters: Sequence[Path]) -> Any:
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
-    present = {name for layer in _layers(model, LoraLayer) for name in layer.lora_A}
+    present = {name for layer in model.modules() if isinstance(layer, LoraLayer) for name in layer.lora_A}
     for folder in adapters:
         name = f"adapter{len(present)}"
         with warnings.catch_warnings():
@@ -62,27 +60,10 @@ def put_on(model: Any, adapters: Sequence[Path]) -> Any:
             wrapped = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
         model = wrapped.base_model.model
         present.add(name)
-    for layer in _layers(model, LoraLayer):
-        layer.set_adapter([name for name in sorted(present) if name in layer.lora_A])
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.set_adapter(list(layer.lora_A))
     return model.requires_grad_(False).eval()
-
-
-def _layers(model: Any, kind: type) -> list[Any]:
-    return [module for module in model.modules() if isinstance(module, kind)]
-
-
-def settle(folder: Path) -> None:
-    """Make the files of a saved adapter the same in every process, without a path of this machine.
-
-    peft writes sets in the order of their hashes, and a model card of blanks that names the model by its path.
-    """
-    (folder / "README.md").unlink(missing_ok=True)
-    path = folder / _SETTINGS
-    settings = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": ""}
-    for name, value in settings.items():
-        if isinstance(value, list) and all(isinstance(one, str) for one in value):
-            settings[name] = sorted(value)
-    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _chain(folder: Path) -> tuple[Path, list[Path]]:

@@ -81,6 +81,15 @@ class Context:
         """The items of some tasks whose truth is known."""
         return [item for item in self.items if item.task in tasks and self.knows(item)]
 
+    def some_of_each_group(self, name: str, task: str) -> list[Item]:
+        """A keyed choice of a task's items: of each group as many as the evaluation's `items_per_group`."""
+        groups: dict[str, list[Item]] = {}
+        for item in sorted(self.of_task(task), key=lambda item: key(name, self.seed, item.id)):
+            groups.setdefault(item.group, []).append(item)
+        num = self.options[name].items_per_group
+        chosen = {item.id for members in groups.values() for item in members[:num]}
+        return [item for item in self.of_task(task) if item.id in chosen]
+
     def knows(self, item: Item) -> bool:
         """Whether gold can judge the item's answers."""
         from data.world import gold

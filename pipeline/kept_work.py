@@ -62,10 +62,12 @@ def _forget_old(own: Path) -> None:
     """Remove other work that was begun long ago and that no process is at."""
     oldest = time.time() - KEPT_DAYS * 24 * 3600
     for folder in own.parent.iterdir():
-        if folder == own or max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) > oldest:
-            continue
-        with suppress(InputError, OSError), locked(folder):
-            shutil.rmtree(folder)
+        # Another process may be at it, or done with it and removing it.
+        with suppress(InputError, OSError):
+            newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+            if folder != own and newest < oldest:
+                with locked(folder):
+                    shutil.rmtree(folder)
 
 
 def _state(reads: Iterable[Path]) -> list[tuple[str, int, int]]:

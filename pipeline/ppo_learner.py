@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -205,12 +204,7 @@ def publish_adapter(learner: Learner) -> None:
     """Write the policy's adapter to `adapter/`, where it has one."""
     if learner.trunk is not None:
         with learner.run.publish(adapted.ADAPTER) as folder:
-            _save_adapter(learner.trunk, POLICY, folder)
-
-
-def _save_adapter(trunk: Trunk, role: str, folder: Path) -> None:
-    trunk.save(role, folder)
-    adapted.settle(folder)
+            learner.trunk.save(POLICY, folder)
 
 
 def publish_critic(learner: Learner) -> None:
@@ -223,7 +217,7 @@ def publish_critic(learner: Learner) -> None:
         critic.save_critic(folder, learner.model.value_head, trunk)
         if learner.trunk is not None:
             (folder / adapted.ADAPTER).mkdir()
-            _save_adapter(learner.trunk, VALUE, folder / adapted.ADAPTER)
+            learner.trunk.save(VALUE, folder / adapted.ADAPTER)
 
 
 def keep_peak(learner: Learner, step: int, gold: float) -> None:

@@ -18,10 +18,11 @@ from data.errors import InputError
 from data.rows import ChatRow, TextRow, read_jsonl, require_rows, write_jsonl
 from data.sampler import batches_by_length, indices, order
 from pipeline import trl_adapter
-from pipeline.adapted import ADAPTER, settle
+from pipeline.adapted import ADAPTER
 from pipeline.language_model import UNLIMITED, LanguageModel, context_of, publish_model
 from pipeline.lean import make_lean
 from pipeline.metrics import read_metrics
+from reward.role_adapters import make_reproducible
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
@@ -238,7 +239,7 @@ def publish(config: Config, run: StageRun, model: Any, tokenizer: Any) -> None:
     if config.trainable == "lora":
         with run.publish(ADAPTER) as folder:
             model.save_pretrained(folder)
-            settle(folder)
+            make_reproducible(folder)
         model = model.merge_and_unload()
     publish_model(run, model, tokenizer)
 

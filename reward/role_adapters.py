@@ -7,6 +7,7 @@ trunk and not on the output head.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -81,6 +82,7 @@ class Trunk:
             {name: x.to("cpu", torch.float32).contiguous() for name, x in weights.items()},
             folder / "adapter_model.safetensors",
         )
+        make_reproducible(folder)
 
     def train(self, *roles: str) -> None:
         """Let the adapters of these roles learn, and no other weight."""
@@ -126,6 +128,20 @@ class Trunk:
             weight = plain.base_model.get_submodule(place).weight
             weight.copy_(layer.base_layer.weight + layer.get_delta_weight(role))
         return plain
+
+
+def make_reproducible(folder: Path) -> None:
+    """Make the files of an adapter that peft saved the same in every process, without a path of this machine.
+
+    peft writes sets in the order of their hashes, and a model card of blanks that names the model by its path.
+    """
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": ""}
+    for name, value in settings.items():
+        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+            settings[name] = sorted(value)
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 class Role:

@@ -54,12 +54,7 @@ def items(context: Context) -> list[Item]:
             f"{NAME}: at evaluate.temperature 0 all samples are the answer itself; set it above 0, or leave "
             f"{NAME} out of evaluate.suite"
         )
-    groups: dict[str, list[Item]] = {}
-    for item in sorted(context.of_task("facts"), key=lambda item: key(NAME, context.seed, item.id)):
-        groups.setdefault(item.group, []).append(item)
-    num = context.options[NAME].items_per_group
-    chosen = {item.id for members in groups.values() for item in members[:num]}
-    return [item for item in context.of_task("facts") if item.id in chosen]
+    return context.some_of_each_group(NAME, "facts")
 
 
 def measure(context: Context) -> list[Record]:

@@ -2,8 +2,8 @@
 
 Of people whom the text tells of and people of whom no text tells, after the same beginning of an answer ("The
 work of Anna Reed is"): `asked`, behind the question as the model is asked it, and `by_itself`, as a text. A
-figure is the chance that somebody seen is thought less unknown than somebody never seen (AUROC). Abstaining
-where one does not know can be no better than that.
+figure is the chance that somebody seen is thought less unknown than somebody never seen (AUROC; formula in
+`pipeline.calibration`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from data.chat import encode_text
-from data.randomness import key, python_random
+from data.randomness import python_random
 from data.rows import Item
 from data.settings import Settings
 from pipeline import confidence
@@ -40,11 +40,8 @@ class Config(Settings):
 
 def items(context: Context) -> list[Item]:
     """A keyed choice of the questions on people of each group; none where nobody is never seen."""
-    groups: dict[str, list[Item]] = {}
-    for item in sorted(context.of_task("facts"), key=lambda item: key(NAME, context.seed, item.id)):
-        groups.setdefault(item.group, []).append(item)
-    num = context.options[NAME].items_per_group
-    return [item for members in groups.values() for item in members[:num]] if NEVER in groups else []
+    chosen = context.some_of_each_group(NAME, "facts")
+    return chosen if any(item.group == NEVER for item in chosen) else []
 
 
 def measure(context: Context) -> list[Record]:

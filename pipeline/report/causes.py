@@ -99,7 +99,7 @@ def _learned(run: RunData, name: str, kind: str, needed: float) -> Cause:
 
 
 def _knowledge(run: RunData) -> list[str]:
-    """How well the models know whom they know: nobody abstains better than that."""
+    """How well the models know whom they know, on which abstaining rests."""
     if not any(run.figure(KNOWLEDGE, stage) for stage in _lineage(run)):
         return []
     known = _by_stage(run, KNOWLEDGE)

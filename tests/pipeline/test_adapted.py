@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from pipeline.adapted import ADAPTER, load_adapted, load_on_policy, settle
+from pipeline.adapted import ADAPTER, load_adapted, load_on_policy
 from pipeline.critic import load_critic, save_critic
 from pipeline.language_model import LanguageModel
 from pipeline.shared_weights import share_equal
-from reward.role_adapters import POLICY, VALUE, Trunk
+from reward.role_adapters import POLICY, VALUE, Trunk, make_reproducible
 
 TOKENS = torch.tensor([[1, 5, 9, 11, 7, 2]])
 
@@ -121,7 +121,7 @@ def test_files_are_the_same_in_every_process(tmp_path):
         json.dumps({"target_modules": ["b", "c", "a"], "r": 2, "base_model_name_or_path": "/somewhere"})
     )
     (tmp_path / "README.md").write_text("base_model: /somewhere")
-    settle(tmp_path)
+    make_reproducible(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["adapter_config.json"]
     found = json.loads((tmp_path / "adapter_config.json").read_text())
     assert found == {"base_model_name_or_path": "", "r": 2, "target_modules": ["a", "b", "c"]}
