@@ -141,8 +141,8 @@ def held_out_clusters(config: Config, run: StageRun, rows: Sequence[PreferenceRo
 
 def publish(run: StageRun, train: list[PreferenceRow], test: list[PreferenceRow]) -> None:
     """Write both files and note how many pairs there are of each kind, and how noisy the labels are."""
-    require_rows(train, what=f"{run.name}: training pairs", removed={})
-    require_rows(test, what=f"{run.name}: held-out pairs", removed={})
+    require_rows(train, what=f"{run.name}: training pairs", removed={"held out for testing": len(test)})
+    require_rows(test, what=f"{run.name}: held-out pairs", removed={"kept for training": len(train)})
     for name, rows in (("train", train), ("test", test)):
         with run.publish(f"{name}.jsonl") as path:
             write_jsonl(path, rows)

@@ -139,6 +139,14 @@ def test_without_any_pair_it_is_refused(small_world, tmp_path):
         stage.run(settings(), run_in(tmp_path, small_world, inputs={"corpus": corpus}))
 
 
+def test_where_all_pairs_are_held_out_the_refusal_says_so(small_world, tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    write_jsonl(corpus / "preferences.test.jsonl", judged(1, "vote"))
+    with pytest.raises(InputError, match=r"no row is left \(held out for testing: 1"):
+        stage.run(settings(), run_in(tmp_path, small_world, inputs={"corpus": corpus}))
+
+
 def test_one_sample_without_variants_makes_no_pair():
     with pytest.raises(ValueError, match="makes no pair"):
         stage.Config(variants=False, samples_per_prompt=1)
