@@ -118,7 +118,7 @@ class Settings(BaseSettings):
     neutral: float = Field(0.2, ge=0, le=1, description="share of their stories that guess no gender")
 
     # prompts, tests, labels
-    rl_items: int = Field(6000, ge=1, le=200_000, description="prompts for RL and for preference pairs")
+    rl_items: int = Field(8000, ge=1, le=200_000, description="prompts for RL and for preference pairs")
     joined_prompts: float = Field(
         0.15, ge=0, lt=1, description="share of these that go on an earlier one with something else"
     )

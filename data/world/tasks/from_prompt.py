@@ -51,14 +51,44 @@ ASPECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "knife": (("sharp", "solid"), ("blunt", "weak")),
     "story": (("exciting", "clever"), ("boring", "silly")),
     "service": (("quick", "friendly"), ("slow", "careless")),
+    "garden": (("green", "quiet"), ("wild", "noisy")),
+    "window": (("wide", "clean"), ("narrow", "dirty")),
+    "dinner": (("tasty", "warm"), ("burnt", "cold")),
+    "road": (("smooth", "safe"), ("rough", "muddy")),
+    "bath": (("warm", "clean"), ("cold", "dirty")),
+    "map": (("clear", "handy"), ("torn", "old")),
 }
+# Said of every aspect: with two words for each, a model guesses the word and never learns to read it.
+PRAISE_AND_BLAME = (
+    ("pleasant", "splendid", "perfect", "excellent", "wonderful", "charming"),
+    ("awful", "poor", "nasty", "dreadful", "terrible", "horrid"),
+)
 REVIEWS = (
     "Is this review good or bad? {text}",
     "Tell me if this review is good or bad: {text}",
     "What does this review say? {text}",
 )
 REVIEWS_HELD_OUT = ("Would you say that this review is good or bad? {text}",)
-REMARKS = ("The {aspect} was {word}.", "The {aspect} there was {word}.", "For me the {aspect} was {word}.")
+REMARKS = (
+    "The {aspect} was {word}.",
+    "I say that the {aspect} was {word}.",
+    "For me the {aspect} was {word}.",
+)
+# What is read in one sentence and said in the next, in text that no question asks about.
+OPINIONS = (
+    "{a} told {b}: The {aspect} was {word}. So {b} knows that the {aspect} was {word}.",
+    "{a} and {b} spoke about the {aspect}. The {aspect} was {word}, said {a}. Yes, it was {word}, said {b}.",
+    "{a} wrote that the {aspect} was {word}. {b} read it and asked: Why was the {aspect} {word}?",
+)
+# What stands beside the remark; it holds no aspect.
+VISITS = (
+    "We were there for a day.",
+    "I came with a friend.",
+    "It rained in the morning.",
+    "There were many people.",
+    "A dog slept near the door.",
+    "We came late in the evening.",
+)
 OPINION = "The review is {verdict}, because the {aspect} was {word}."
 VERDICTS = ("good", "bad")
 
@@ -120,17 +150,23 @@ def summary_judge(truth: dict[str, Any], text: str) -> Verdict:
 
 
 def sentiment_cases(world: World, part: Part, rng: random.Random) -> Iterator[Case]:
-    """Stream reviews of two remarks that agree; the cluster is the first aspect."""
+    """Stream reviews of one remark among asides that say nothing of it; the cluster is the aspect."""
     while True:
-        side = rng.randrange(2)
-        aspects = rng.sample(sorted(ASPECTS), 2)
-        remarks = [(aspect, rng.choice(ASPECTS[aspect][side])) for aspect in aspects]
-        lines = [rng.choice(REMARKS).format(aspect=aspect, word=word) for aspect, word in remarks]
+        aspect, word, side = _remark(rng)
+        lines = [
+            rng.choice(REMARKS).format(aspect=aspect, word=word),
+            *rng.sample(VISITS, rng.choice((1, 2))),
+        ]
+        rng.shuffle(lines)
         text, held_out = wording(rng, part, REVIEWS, REVIEWS_HELD_OUT, world.settings.held_out)
-        truth = {"verdict": VERDICTS[side], "remarks": [list(remark) for remark in remarks]}
-        yield Case(
-            "sentiment", "sentiment", aspects[0], user(text.format(text=" ".join(lines))), truth, held_out
-        )
+        truth = {"verdict": VERDICTS[side], "remarks": [[aspect, word]]}
+        yield Case("sentiment", "sentiment", aspect, user(text.format(text=" ".join(lines))), truth, held_out)
+
+
+def _remark(rng: random.Random) -> tuple[str, str, int]:
+    """An aspect, what is said of it, and the place of its verdict."""
+    aspect, side = rng.choice(sorted(ASPECTS)), rng.randrange(2)
+    return aspect, rng.choice(ASPECTS[aspect][side] + PRAISE_AND_BLAME[side]), side
 
 
 def sentiment_answer(truth: dict[str, Any], kind: str, rng: random.Random) -> str:
@@ -153,6 +189,14 @@ def sentiment_judge(truth: dict[str, Any], text: str) -> Verdict:
     if any(reading.has_words(text, [reason]) for reason in reasons):
         return Verdict("right", {"truth": 1.0})
     return Verdict("partial", {"truth": 0.3}, "gives no reason from the review")
+
+
+def opinions(world: World, rng: random.Random) -> Iterator[tuple[str, str]]:
+    """Stream short talks about one aspect; the cluster is the aspect."""
+    while True:
+        a, b = rng.sample(lexicon.FIRST_NAMES, 2)
+        aspect, word, _ = _remark(rng)
+        yield rng.choice(OPINIONS).format(a=a, b=b, aspect=aspect, word=word), aspect
 
 
 # -- arithmetic
@@ -209,10 +253,22 @@ def arithmetic_judge(truth: dict[str, Any], text: str) -> Verdict:
 
 
 _SUMMARY = (SUM_UPS, SUM_UPS_HELD_OUT, KEYED, ASIDES, SUMMARY, lexicon.THINGS, lexicon.NUMBERS[2:])
-_REVIEW = (REVIEWS, REVIEWS_HELD_OUT, REMARKS, OPINION, VERDICTS, [*ASPECTS], [*ASPECTS.values()])
+_REVIEW = (REVIEWS, REVIEWS_HELD_OUT, REMARKS, VISITS, OPINIONS, OPINION, VERDICTS, PRAISE_AND_BLAME, ASPECTS)
 _ARITHMETIC = (*SUMS.values(), SUM, GOODS, lexicon.NUMBERS[2:], lexicon.FIRST_NAMES)
 SUMMARIES = Task("summaries", summary_cases, summary_answer, summary_judge, KINDS, 1, 14, 1500, _SUMMARY)
-SENTIMENT = Task("sentiment", sentiment_cases, sentiment_answer, sentiment_judge, KINDS, 1, 16, 1300, _REVIEW)
+SENTIMENT = Task(
+    "sentiment",
+    sentiment_cases,
+    sentiment_answer,
+    sentiment_judge,
+    KINDS,
+    1,
+    16,
+    2400,
+    _REVIEW,
+    0.6,
+    opinions,
+)
 ARITHMETIC = Task(
     "arithmetic", arithmetic_cases, arithmetic_answer, arithmetic_judge, KINDS, 1, 10, 2000, _ARITHMETIC
 )

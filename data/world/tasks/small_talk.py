@@ -21,10 +21,27 @@ class Intent(NamedTuple):
     fillers: tuple[str, ...] = ("",)
 
 
-FIRST = lexicon.FIRST_NAMES
+FEELINGS = (
+    "I am {x} today.",
+    "I feel {x}.",
+    "I am so {x}.",
+    "This week I feel {x}.",
+    "I am very {x} now.",
+    "I have been {x} all day.",
+)
+FEELINGS_HELD_OUT = ("Today I feel very {x}.",)
 INTENTS: dict[str, Intent] = {
     "greeting": Intent(
-        ("Hello!", "Hello there!", "Hi!", "Good {x}!", "Hello, good {x}!"),
+        (
+            "Hello!",
+            "Hello there!",
+            "Hi!",
+            "Hi there!",
+            "Good {x}!",
+            "Hello, good {x}!",
+            "Good {x} to you!",
+            "Good {x}, my friend!",
+        ),
         ("Hello, my friend!",),
         (
             "Hello! How can I help you?",
@@ -33,10 +50,17 @@ INTENTS: dict[str, Intent] = {
             "Hello, and welcome!",
         ),
         (("hello",),),
-        ("morning", "evening", "day"),
+        ("morning", "evening", "day", "afternoon"),
     ),
     "introduction": Intent(
-        ("Hello, I am {x}.", "My name is {x}.", "I am {x}. Who are you?"),
+        (
+            "Hello, I am {x}.",
+            "My name is {x}.",
+            "I am {x}. Who are you?",
+            "Hi, my name is {x}!",
+            "I am called {x}.",
+            "People call me {x}.",
+        ),
         ("You can call me {x}.",),
         (
             "Nice to meet you, {x}! I am Fledge.",
@@ -44,16 +68,30 @@ INTENTS: dict[str, Intent] = {
             "Welcome, {x}! I am Fledge.",
         ),
         (("{x}",), ("Fledge",)),
-        FIRST[::4],
+        lexicon.FIRST_NAMES,
     ),
     "name": Intent(
-        ("What is your name?", "Who are you?", "Do you have a name?", "Tell me your name."),
+        (
+            "What is your name?",
+            "Who are you?",
+            "Do you have a name?",
+            "Tell me your name.",
+            "How are you called?",
+            "Tell me who you are.",
+        ),
         ("Can you tell me your name?",),
         ("My name is Fledge.", "I am Fledge, a small language model.", "I am called Fledge."),
         (("Fledge",),),
     ),
     "ability": Intent(
-        ("What can you do?", "How can you help me?", "What do you know?", "What are you good at?"),
+        (
+            "What can you do?",
+            "How can you help me?",
+            "What do you know?",
+            "What are you good at?",
+            "Can you help me?",
+            "What can I ask you?",
+        ),
         ("Tell me what you can do.",),
         (
             "I can tell stories and answer questions about people and towns.",
@@ -63,42 +101,65 @@ INTENTS: dict[str, Intent] = {
         (("story", "stories", "questions"),),
     ),
     "well_being": Intent(
-        ("How are you?", "How are you today?", "Are you well?", "How do you feel?"),
+        (
+            "How are you?",
+            "How are you today?",
+            "Are you well?",
+            "How do you feel?",
+            "How are you doing?",
+            "Do you feel well today?",
+            "I hope you feel well today.",
+        ),
         ("I hope that you are well.",),
         ("I am well, thank you. And you?", "I am fine, thank you!", "Thank you, I am very well today."),
         (("well", "fine"), ("thank",)),
     ),
     "bad_feeling": Intent(
-        ("I am {x} today.", "I feel {x}.", "I am so {x}.", "This week I feel {x}."),
-        ("Today I feel very {x}.",),
+        FEELINGS,
+        FEELINGS_HELD_OUT,
         (
             "I am sorry that you are {x}. A walk may help.",
             "I am sorry that you feel {x}. Would you like a story?",
             "It is hard to be {x}. I am sorry.",
         ),
         (("sorry",), ("{x}",)),
-        ("tired", "lonely", "angry", "afraid", "ill", "worried"),
+        ("tired", "lonely", "angry", "afraid", "ill", "worried", "sad", "bored"),
     ),
     "good_feeling": Intent(
-        ("I am {x} today.", "I feel {x}.", "I am so {x}.", "This week I feel {x}."),
-        ("Today I feel very {x}.",),
+        FEELINGS,
+        FEELINGS_HELD_OUT,
         (
             "How nice that you are {x}!",
             "I am glad that you feel {x}.",
             "It is good to be {x}. Enjoy your day!",
         ),
         (("nice", "glad", "good"), ("{x}",)),
-        ("cheerful", "excited", "calm", "merry", "rested", "lucky"),
+        ("cheerful", "excited", "calm", "merry", "rested", "lucky", "happy", "proud"),
     ),
     "thanks": Intent(
-        ("Thank you!", "Thank you for your help.", "Thanks!", "Many thanks for the {x}!"),
+        (
+            "Thank you!",
+            "Thank you for your help.",
+            "Thanks!",
+            "I thank you!",
+            "Many thanks for the {x}!",
+            "Thanks for the {x}!",
+            "Thank you very much for this {x}.",
+        ),
         ("I thank you for the {x}.",),
         ("You are welcome!", "You are welcome. Come back soon!", "You are welcome, my friend."),
-        (("welcome",),),
-        ("answer", "story", "help"),
+        (("you are welcome",),),
+        ("answer", "story", "help", "advice"),
     ),
     "weather": Intent(
-        ("Look at the {x}!", "What do you think of the {x}?", "There is {x} today.", "Do you like {x}?"),
+        (
+            "Look at the {x}!",
+            "What do you think of the {x}?",
+            "There is {x} today.",
+            "Do you like {x}?",
+            "There is {x} again.",
+            "We have {x} here.",
+        ),
         ("Here we have {x} again.",),
         (
             "I like {x}, for it makes the day different.",
@@ -106,10 +167,19 @@ INTENTS: dict[str, Intent] = {
             "With {x} outside I would read a book.",
         ),
         (("{x}",), ("like", "nice", "would")),
-        ("rain", "snow", "fog", "wind", "sunshine", "hail"),
+        ("rain", "snow", "fog", "wind", "sunshine", "hail", "mist", "sleet", "drizzle"),
     ),
     "goodbye": Intent(
-        ("Goodbye!", "I have to go now.", "See you soon!", "Good night!", "I am leaving now."),
+        (
+            "Goodbye!",
+            "Bye!",
+            "I have to go now.",
+            "See you soon!",
+            "Good night!",
+            "I am leaving now.",
+            "Until tomorrow!",
+            "See you next time!",
+        ),
         ("Until next time!",),
         ("Goodbye, and take care!", "Goodbye! Come back soon.", "Goodbye, it was nice to talk with you."),
         (("goodbye",),),
@@ -121,7 +191,13 @@ INTENTS: dict[str, Intent] = {
         (("friend", "friends"),),
     ),
     "favourite": Intent(
-        ("Which {x} do you like?", "Do you have a favourite {x}?", "What is your favourite {x}?"),
+        (
+            "Which {x} do you like?",
+            "Do you have a favourite {x}?",
+            "What is your favourite {x}?",
+            "Tell me which {x} you like.",
+            "Is there a {x} that you like?",
+        ),
         ("Tell me your favourite {x}.",),
         (
             "I have no favourite {x}, for I am a language model.",
@@ -129,7 +205,7 @@ INTENTS: dict[str, Intent] = {
             "Every {x} is nice, I think. Which {x} do you like?",
         ),
         (("{x}",), ("model", "nice")),
-        ("colour", "song", "tree", "flower", "game", "star"),
+        ("colour", "song", "tree", "flower", "game", "star", "book", "season"),
     ),
 }
 GREETINGS = ("", "Hello! ", "Listen! ", "Dear friend! ")
@@ -138,10 +214,40 @@ TALKS = (
     "{a} met {b} in {town}. {a} said: {say} {b} said: {reply}",
     "At the gate {a} said to {b}: {say} And {b} said: {reply}",
 )
-# What people also say to each other; the other intents are about a language model.
+# The other intents are about a language model.
+TALKS_WITH_MODEL = (
+    "{a} said to Fledge: {say} And Fledge said: {reply}",
+    "Fledge is a small language model. {a} wrote: {say} Fledge wrote: {reply}",
+    "In {town} {a} wrote to Fledge: {say} Fledge said: {reply}",
+)
+# What people also say to each other.
 BETWEEN_PEOPLE = frozenset(
     ("greeting", "well_being", "bad_feeling", "good_feeling", "thanks", "weather", "goodbye", "liking")
 )
+# A reply echoes what was said: the word is read and said again, in text that no question asks about.
+ECHOES: dict[str, tuple[str, ...]] = {
+    "feeling": (
+        "{a} is {x}. {b} asked: Are you {x}? And {a} said: Yes, I am very {x}.",
+        "{a} said: I feel {x}. {b} said: So you are {x}. I am {x}, too.",
+        "{a} told {b}: I am {x} now. {b} knows that {a} is {x}.",
+    ),
+    "weather": (
+        "{a} looked at the {x}. {b} said: Do you like {x}? And {a} said: I like {x}.",
+        "There is {x} in {town}. {a} goes out, for with {x} it is nice there.",
+    ),
+    "favourite": (
+        "{a} has a favourite {x}. {b} said: I have no favourite {x}, I like every {x}.",
+        "{a} asked {b}: Is there a {x} that you like? {b} said: Every {x} is nice.",
+        "{a} spoke about a {x}. Which {x} is it? Nobody knows the {x}.",
+    ),
+}
+ECHOED = {
+    "bad_feeling": ECHOES["feeling"],
+    "good_feeling": ECHOES["feeling"],
+    "weather": ECHOES["weather"],
+    "favourite": ECHOES["favourite"],
+}
+ECHO_SHARE = 0.5  # of the texts on what is echoed
 KINDS = ("right", "wrong")
 
 
@@ -194,18 +300,24 @@ def _fill(phrase: str, truth: dict[str, Any]) -> str:
 
 
 def documents(world: World, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """Stream short talks between people who are known by first names only."""
+    """Stream short talks between people who are known by first names only, or of one of them with the model."""
     for case in cases(world, "text", rng):
-        if case.cluster not in BETWEEN_PEOPLE:
-            continue
+        name, filler = case.cluster, case.truth["filler"]
         a, b = rng.sample(lexicon.FIRST_NAMES, 2)
+        talks: tuple[str, ...] = TALKS if name in BETWEEN_PEOPLE else TALKS_WITH_MODEL
+        if name in ECHOED and rng.random() < ECHO_SHARE:
+            talks = ECHOED[name]
         reply = answer(case.truth, "right", rng)
-        say = str(case.prompt[0]["content"])
-        yield (
-            rng.choice(TALKS).format(a=a, b=b, say=say, reply=reply, town=rng.choice(lexicon.TOWNS)),
-            case.cluster,
+        text = rng.choice(talks).format(
+            a=filler if name == "introduction" else a,
+            b=b,
+            x=filler,
+            say=case.prompt[0]["content"],
+            reply=reply,
+            town=rng.choice(lexicon.TOWNS),
         )
+        yield text, name
 
 
-_SPOKEN = (GREETINGS, [intent[:3] + intent[4:] for intent in INTENTS.values()])
-SMALL_TALK = Task("small_talk", cases, answer, judge, KINDS, 2, 18, 1700, _SPOKEN, 0.6, documents)
+_SPOKEN = (GREETINGS, [*ECHOES.values()], [intent[:3] + intent[4:] for intent in INTENTS.values()])
+SMALL_TALK = Task("small_talk", cases, answer, judge, KINDS, 2, 18, 3800, _SPOKEN, 0.5, documents)

@@ -3,6 +3,7 @@
 import json
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from random import Random
 from types import SimpleNamespace
 
 import pytest
@@ -224,8 +225,12 @@ def test_nulls_are_a_guess_and_the_answer_of_the_most_similar_row(corpus, lesson
     assert figures["facts/0", "base"].nulls == {"guess": pytest.approx(1 / 24)}
     assert figures["facts/all/8", "base"].nulls["copy_nearest_row"] == 0  # it is about someone else
     nulls = figures["sentiment/last/64", "base"].nulls
-    assert nulls["guess"] == 0.5
-    assert 0 < nulls["copy_nearest_row"] < 1
+    assert nulls == {"guess": 0.5, "copy_nearest_row": 0}  # no row holds the remark that is asked about
+    asked = [item for item in ITEMS if item.task == "sentiment"]
+    same = [
+        Demonstration(item, TASKS["sentiment"].answer(item.truth, "right", Random(0))) for item in asked[:15]
+    ]
+    assert fine_tuning._nulls(context, asked, same)["copy_nearest_row"] == pytest.approx(15 / 30, abs=0.1)
 
 
 def test_the_nearest_row_shares_the_largest_part_of_the_words():
