@@ -2,8 +2,8 @@
 
 Multiple-choice benchmarks ask for many continuations of one context, and often begin every context alike. The
 texts become a tree of tokens; a row holds a part of the tree, each token attends to its ancestors alone (tree
-attention: Miao et al. 2023, SpecInfer, arXiv 2305.09781, section 4) and its position is its depth.
-Logits are computed only where a continuation is predicted.
+attention: Miao et al. 2023, SpecInfer, arXiv 2305.09781, section 4) and its position is its depth. A pass reads
+several rows where they are short. Logits are computed only where a continuation is predicted.
 
 Tokens are those of EleutherAI's lm-evaluation-harness, so that scores equal its: context and continuation are
 encoded together, trailing white space of the context belongs to the continuation, an empty context is the
@@ -13,14 +13,14 @@ token that begins a text, and a text too long for the model loses its beginning.
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from data.chat import encode_texts
@@ -30,6 +30,7 @@ from pipeline.language_model import LanguageModel, context_of
 # Lengths of a row of the tree: a longer one shares more, but attention's cost grows with it: attending
 # to one token more costs as much as this many parameters for each unit of width in each layer (measured on CPU).
 ROW_TOKENS, ATTENTION_COST, TRIED_TEXTS = (128, 256, 512, 1024, 2048), 7, 400
+PASS_TOKENS = 1024  # of several short rows; matrix products of fewer are slower for each
 PADDED_ROWS = 32  # of a batch where a model cannot attend along a tree
 # A model that attends along a tree as asked differs from plain rows by rounding alone: 1e-5 nats in float32. Half
 # precision rounds logits of 16 to multiples of 1/8 (bfloat16). One that ignores the mask is off by whole nats.
@@ -123,8 +124,10 @@ def _fit(text: Text, limit: int) -> Text | None:
 def _scored(model: LanguageModel, texts: list[Text]) -> Iterator[dict[int, list[float]]]:
     """The log-probabilities of texts in lexical order by their place, pass by pass."""
     if texts and _attends_along_trees(model, texts):
-        for row in _rows(texts, _row_tokens(model, texts)):
-            yield _score_row(model, row)
+        row_tokens = _row_tokens(model, texts)
+        rows = _rows(texts, row_tokens)
+        while together := list(itertools.islice(rows, max(1, PASS_TOKENS // row_tokens))):
+            yield _score_rows(model, together)
     else:
         by_length = sorted(range(len(texts)), key=lambda place: len(texts[place].tokens))
         for first in range(0, len(by_length), PADDED_ROWS):
@@ -155,15 +158,14 @@ class _Row:
             self.runs.append((first, first + len(new), path[shared - 1] if shared else -1))
         return [*path[:shared], *range(first, first + len(new))]
 
-    def mask(self, dtype: torch.dtype) -> Float[Tensor, "1 1 nodes nodes"]:
-        """0 where a node (row) attends to another (column), the type's least number elsewhere."""
+    def sees(self) -> Bool[Tensor, "nodes nodes"]:
+        """Whether a node (row) attends to another (column)."""
         sees = torch.zeros(len(self.tokens), len(self.tokens), dtype=torch.bool)
         for first, end, parent in self.runs:
             if parent >= 0:
                 sees[first:end] = sees[parent]
             sees[first:end, first:end] = torch.ones(end - first, end - first, dtype=torch.bool).tril()
-        least = torch.finfo(dtype).min
-        return torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, least)[None, None]
+        return sees
 
 
 def _row_tokens(model: LanguageModel, texts: Sequence[Text]) -> int:
@@ -202,21 +204,35 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
     return min(len(first), len(second))
 
 
-def _score_row(model: LanguageModel, row: _Row) -> dict[int, list[float]]:
+def _score_rows(model: LanguageModel, rows: Sequence[_Row]) -> dict[int, list[float]]:
     device = model.model.device
-    nodes = sorted({node for asked, _ in row.asked.values() for node in asked})
+    nodes = sorted({node for row in rows for asked, _ in row.asked.values() for node in asked})
     logits = model.model(
-        input_ids=torch.tensor([row.tokens], device=device),
-        position_ids=torch.tensor([row.depths], device=device),
-        attention_mask=row.mask(model.model.dtype).to(device),
+        input_ids=pad_right([row.tokens for row in rows], model.pad_id).tokens.to(device),
+        position_ids=pad_right([row.depths for row in rows], 0).tokens.to(device),
+        attention_mask=_mask(rows, model.model.dtype).to(device),
         logits_to_keep=torch.tensor(nodes, device=device),
         use_cache=False,
-    ).logits[0]
+    ).logits
     place_of = {node: place for place, node in enumerate(nodes)}
-    where = torch.tensor([place_of[node] for asked, _ in row.asked.values() for node in asked], device=device)
-    said = torch.tensor([token for _, tokens in row.asked.values() for token in tokens], device=device)
-    values = iter(_picked(logits, where, said).tolist())
-    return {place: [next(values) for _ in tokens] for place, (_, tokens) in row.asked.items()}
+    asked = [
+        (number * len(nodes) + place_of[node], token)
+        for number, row in enumerate(rows)
+        for pair in row.asked.values()
+        for node, token in zip(*pair, strict=True)
+    ]
+    where, said = torch.tensor(asked, device=device).unbind(1)
+    values = iter(_picked(logits.flatten(0, 1), where, said).tolist())
+    return {place: [next(values) for _ in pair[1]] for row in rows for place, pair in row.asked.items()}
+
+
+def _mask(rows: Sequence[_Row], dtype: torch.dtype) -> Float[Tensor, "rows 1 nodes nodes"]:
+    """0 where a node attends to another, the type's least number elsewhere; what is padded attends to itself."""
+    longest = max(len(row.tokens) for row in rows)
+    sees = torch.eye(longest, dtype=torch.bool).repeat(len(rows), 1, 1)
+    for number, row in enumerate(rows):
+        sees[number, : len(row.tokens), : len(row.tokens)] = row.sees()
+    return torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
 
 
 def _picked(
@@ -239,9 +255,9 @@ def _attends_along_trees(model: LanguageModel, texts: Sequence[Text]) -> bool:
         return False  # the mask of a tree would take the place of the window
     tried = _short_texts(texts)
     plain = _score_padded(model, tried)
-    found = [scored for row in _rows(tried, min(ROW_TOKENS)) for scored in _score_row(model, row).values()]
+    found = _score_rows(model, list(_rows(tried, min(ROW_TOKENS)))).values()
     bound = TRIAL_BOUND if model.model.dtype == torch.float32 else TRIAL_BOUND_HALF
-    both = zip(chain.from_iterable(plain), chain.from_iterable(found), strict=True)
+    both = zip(itertools.chain.from_iterable(plain), itertools.chain.from_iterable(found), strict=True)
     return all(abs(a - b) <= bound for a, b in both)
 
 

@@ -123,6 +123,9 @@ def cost(config: Config, context: CostContext) -> Cost:
     reward: Any = context.costs.get("reward")
     parameters = sum(model.parameters for model in models)
     items = _num_items(config, context.configs.get("corpus"))
+    notes = [] if items else ["the number of test items is known when the corpus is there"]
+    own = [name for name, module in suite_modules(config).items() if is_named_only(module)]
+    notes += [f"not counted: what {' and '.join(own)} ask besides"] if own else []
     return Cost(
         steps=len(models) * items,
         tokens=len(models) * items * TOKENS_PER_ANSWER,
@@ -132,7 +135,7 @@ def cost(config: Config, context: CostContext) -> Cost:
         # Decoding takes about three times its operations' worth of time; the prompts take less, which is about
         # what the passes that score take.
         flops=3 * 2.0 * parameters * items * TOKENS_PER_ANSWER,
-        note="" if items else "the number of test items is known when the corpus is there",
+        note="; ".join(notes),
     )
 
 

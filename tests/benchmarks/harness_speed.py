@@ -2,8 +2,10 @@
 
     python tests/benchmarks/harness_speed.py [--rounds 2] [--items 10000] [--shapes choices sentences]
 
-5 million parameters, float32, texts of the closed world in three shapes: `choices` (a question with four
-answers), `primer` (the same after six answered questions, as TruthfulQA asks), `sentences` (no two begin alike).
+5 million parameters, float32. The items of TruthfulQA's MC1 and MC2 (`truthfulqa`: about 10,000, of which the
+harness asks twice what stands in both; read from FLEDGE_DATA), and texts of the closed world in three shapes:
+`choices` (a question with four answers), `primer` (the same after six answered questions), `sentences` (no two
+begin alike, so that there is nothing to share).
 The harness runs with its model in memory at several batch sizes, of which the fastest counts; the last column is
 the largest distance of a summed log-probability from ours, in nats.
 """
@@ -13,11 +15,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import time
+from pathlib import Path
 
 import turns
 
-SHAPES = ("choices", "primer", "sentences")
+SHAPES = ("truthfulqa", "choices", "primer", "sentences")
 BATCHES = (8, 32, 128)
 WHO = ("ours", *(f"harness {batch}" for batch in BATCHES))
 CONTENDERS = tuple(f"{shape} {who}" for shape in SHAPES for who in WHO)
@@ -32,7 +36,9 @@ def texts() -> list[str]:
 
 
 def requests(shape: str, num: int, documents: list[str]) -> list[tuple[str, str]]:
-    """`num` pairs of context and continuation."""
+    """At most `num` pairs of context and continuation."""
+    if shape == "truthfulqa":
+        return truthfulqa()[:num]
     questions = [
         text.rstrip("\n") for text in documents if text.startswith("Question: ") and text.count("\n") == 2
     ]
@@ -51,6 +57,20 @@ def requests(shape: str, num: int, documents: list[str]) -> list[tuple[str, str]
     return found
 
 
+def truthfulqa() -> list[tuple[str, str]]:
+    """The items of MC1, then those of MC2."""
+    from data.benchmarks import truthfulqa as source
+    from pipeline.benchmarks.truthfulqa import answer_context
+
+    questions = source.read(Path(os.environ["FLEDGE_DATA"]))
+    return [
+        (answer_context(question.question), f" {answer.text}")
+        for measure in ("mc1", "mc2")
+        for question in questions
+        for answer in getattr(question, measure)
+    ]
+
+
 def language_model(documents: list[str]):
     """The model with a tokenizer of its own."""
     import torch
@@ -59,7 +79,7 @@ def language_model(documents: list[str]):
     from pipeline.language_model import LanguageModel
     from pipeline.stages.tokenizer import train, wrap
 
-    tokenizer = wrap(train(documents[:20_000], vocab_size=VOCABULARY))
+    tokenizer = wrap(train(documents, vocab_size=VOCABULARY))
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=256,
@@ -80,8 +100,9 @@ def worker(name: str, num: int) -> dict[str, float]:
     """Items a second of one contender, and how far its first items are from ours."""
     shape, who, *batch = name.split()
     documents = texts()
-    model = language_model(documents)
     asked = requests(shape, num, documents)
+    # A vocabulary that knows the words of the answers, too.
+    model = language_model([*documents[:20_000], *dict.fromkeys(answer for _, answer in asked)])
     score = ours if who == "ours" else harness(model, int(batch[0]))
     score(model, asked[:CHECKED])
     begun = time.perf_counter()

@@ -90,13 +90,14 @@ def test_families_that_can_attend_along_a_tree_do(family, along, language_model,
 
 def test_a_mask_that_a_model_ignores_is_found_by_the_trial(language_model, monkeypatch):
     model = language_model("llama")
-    score_row = loglikelihood._score_row
+    score_rows = loglikelihood._score_rows
 
-    def without_mask(model, row):
-        row.runs = [(0, len(row.tokens), -1)]  # as if all tokens were one text
-        return score_row(model, row)
+    def without_mask(model, rows):
+        for row in rows:
+            row.runs = [(0, len(row.tokens), -1)]  # as if all tokens were one text
+        return score_rows(model, rows)
 
-    monkeypatch.setattr(loglikelihood, "_score_row", without_mask)
+    monkeypatch.setattr(loglikelihood, "_score_rows", without_mask)
     found = continuation_logprobs(model, requests())
     for (context, continuation), values in zip(requests(), found, strict=True):
         assert values == pytest.approx(alone(model, context, continuation), abs=BOUND)
@@ -105,8 +106,9 @@ def test_a_mask_that_a_model_ignores_is_found_by_the_trial(language_model, monke
 def test_scores_do_not_depend_on_how_many_are_scored_together(language_model, monkeypatch):
     model = language_model("gpt2")
     together = continuation_logprobs(model, requests())
-    for row_tokens in (8, 100):
+    for row_tokens, pass_tokens in ((8, 1), (8, 100), (100, 1), (100, 1024)):
         monkeypatch.setattr(loglikelihood, "ROW_TOKENS", (row_tokens,))
+        monkeypatch.setattr(loglikelihood, "PASS_TOKENS", pass_tokens)
         for found, values in zip(continuation_logprobs(model, requests()), together, strict=True):
             assert found == pytest.approx(values, abs=BOUND)
     one_by_one = [continuation_logprobs(model, [request])[0] for request in requests()]

@@ -410,6 +410,16 @@ def test_every_model_answers_every_test_item():
     assert evaluate.cost(config, with_reward).memory_bytes == 4 * (1000 + 3000) + 8 * 100
 
 
+def test_the_plan_names_what_it_does_not_count():
+    context = CostContext({"corpus": Settings()}, {"models": [Cost(parameters=1000)]})
+    assert evaluate.cost(evaluate.config_class({})(), context).note == ""
+    section = {"suite": ["facts", "few_shot", "bbq"]}
+    config = evaluate.config_class(section)(**section)
+    assert evaluate.cost(config, context).note == "not counted: what bbq and few_shot ask besides"
+    unknown = CostContext({}, {"models": [Cost(parameters=1000)]})
+    assert evaluate.cost(config, unknown).note.startswith("the number of test items is known when")
+
+
 def test_a_bound_for_each_group_bounds_the_cost():
     config = evaluate.config_class({})(max_items_per_group=5)
     cost = evaluate.cost(config, CostContext({"corpus": Settings()}, {"models": [Cost(parameters=10)]}))
