@@ -170,11 +170,12 @@ def encode_chats(
     frames = [_frame(tokenizer, messages, answer_next, native) for messages in chats]
     contents = [message["content"] for messages in chats for message in messages]
     encoded = iter(encode_texts(tokenizer, contents))
-    return [_fill(frame, [next(encoded) for _ in frame.said]) for frame in frames]
+    control = _control_ids(tokenizer)
+    return [_fill(frame, [next(encoded) for _ in frame.said], control) for frame in frames]
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> EncodedChat:
-    """Encode one conversation; the mask is True on what the assistant says and on the token that ends it."""
+    """Encode one conversation; the mask is True on what the assistant says and on what ends it."""
     return encode_chats(tokenizer, [messages])[0]
 
 
@@ -188,6 +189,23 @@ def encode_prompts(
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
     """Encode one conversation up to where the assistant is to answer."""
     return encode_prompts(tokenizer, [messages])[0]
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end an answer in a conversation: its control token, and what a template has before it.
+
+    Raises:
+        InputError: the chat template ends an answer with text alone, so that it has no end.
+    """
+    chat = encode_chat(tokenizer, [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}])
+    ending = [token for token, counted in zip(chat.tokens, chat.mask, strict=True) if counted]
+    if not ending or ending[-1] not in _control_ids(tokenizer):
+        raise InputError(
+            f"the chat template of {tokenizer.name_or_path!r} ends an answer with no special token, so a model "
+            "could never learn to stop; accepted are templates that write one behind an answer, such as the "
+            "tokenizer's eos_token: give it such a `chat_template`"
+        )
+    return ending
 
 
 class _Frame(NamedTuple):
@@ -239,11 +257,18 @@ def _foreign_stretches(
     return [e.ids for e in backend.encode_batch([*parts, rest], add_special_tokens=False)]
 
 
-def _fill(frame: _Frame, contents: Sequence[list[int]]) -> EncodedChat:
+def _fill(frame: _Frame, contents: Sequence[list[int]], control: set[int]) -> EncodedChat:
     tokens = list(frame.stretches[0])
     mask = [False] * len(tokens)
     for said, content, stretch in zip(frame.said, contents, frame.stretches[1:], strict=True):
         tokens += content + stretch
-        # The first token after an answer is the one that ends it: the model has to learn to say it.
-        mask += [said] * len(content) + [said] * min(1, len(stretch)) + [False] * (len(stretch) - 1)
+        # What ends an answer is said too: the model has to learn to stop.
+        num_said = len(content) + _num_ending(stretch, control)
+        mask += [said] * num_said + [False] * (len(content) + len(stretch) - num_said)
     return EncodedChat(tokens, mask)
+
+
+def _num_ending(stretch: list[int], control: set[int]) -> int:
+    """Tokens up to the first control token; the first one alone where a template has text only."""
+    first = next((place for place, token in enumerate(stretch) if token in control), 0)
+    return min(first + 1, len(stretch))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from data.chat import CONTROL_TOKENS, PAD, SYSTEM, encode_prompt
+from data.chat import CONTROL_TOKENS, PAD, SYSTEM, encode_prompt, end_of_turn
 from data.errors import InputError
 from data.rows import user
 from pipeline.language_model import LanguageModel
@@ -38,7 +38,7 @@ def check(found: LanguageModel) -> None:
     """Refuse a model that cannot be tuned here.
 
     Raises:
-        InputError: its tokenizer is not a fast one or has no end token, or its template hides turns.
+        InputError: its tokenizer is not a fast one or has no end token, or its template hides turns or ends none.
     """
     if found.tokenizer.eos_token_id is None:
         raise InputError(
@@ -46,6 +46,7 @@ def check(found: LanguageModel) -> None:
         )
     if found.tokenizer.chat_template:
         encode_prompt(found.tokenizer, user("A question?"))  # says what is wrong with a template
+        end_of_turn(found.tokenizer)
     else:
         found.encode("A text.")
 
@@ -53,7 +54,8 @@ def check(found: LanguageModel) -> None:
 def complete(found: LanguageModel, *, seed: int) -> Added:
     """Add a pad token where there is none apart from the end token, and roles where there is no template.
 
-    New embeddings are the mean of the old ones with a little noise, drawn from `seed`.
+    New embeddings are the mean of the old ones with a little noise, drawn from `seed`. Where the template ends a
+    turn with another token than those that end a completion, that token ends one as well.
     """
     tokenizer: Any = found.tokenizer
     tokens: list[str] = []
@@ -69,6 +71,9 @@ def complete(found: LanguageModel, *, seed: int) -> Added:
     grow(found.model, len(tokenizer), seed=seed)
     for config in (found.model.config.get_text_config(), found.model.generation_config):
         config.pad_token_id = tokenizer.pad_token_id
+    end = end_of_turn(tokenizer)[-1]
+    if end not in found.end_ids:
+        found.model.generation_config.eos_token_id = [*found.end_ids, end]
     return Added(template, tokens)
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from data.chat import encode_prompts, encode_texts
+from data.chat import encode_prompts, encode_texts, end_of_turn
 from data.collate import pad_right
 from data.rows import Message
 from reward.likelihood import likelihood
@@ -37,8 +37,8 @@ def encode(
     completions: Sequence[str],
     ended: Sequence[bool] | None = None,
 ) -> list[Row]:
-    """Encode prompts with their completions; the end token follows a completion that ended (all, by default)."""
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    """Encode prompts with their completions; a turn's end follows a completion that ended (all, by default)."""
+    end = end_of_turn(tokenizer)
     rows = zip(
         encode_prompts(tokenizer, prompts),
         encode_texts(tokenizer, completions),

@@ -22,6 +22,7 @@ from data.chat import (
     encode_prompt,
     encode_text,
     encode_texts,
+    end_of_turn,
     is_native,
 )
 from data.errors import InputError
@@ -211,6 +212,32 @@ def test_a_template_that_hides_turns_is_refused(foreign):
     try:
         with pytest.raises(InputError, match="does not show every turn once"):
             encode_chat(foreign, conversation([("a", "b")]))
+    finally:
+        foreign.chat_template = CHATML
+
+
+def test_an_answer_ends_as_its_template_ends_it(tokenizer, foreign):
+    assert end_of_turn(tokenizer) == [END]
+    answer = conversation([("a", "b")])
+    try:
+        foreign.eos_token = "<|endoftext|>"  # as in base models that have a chat template
+        assert foreign.convert_ids_to_tokens(end_of_turn(foreign)) == ["<|im_end|>"]
+        foreign.chat_template = CHATML.replace("<|im_end|>", " <|im_end|>")
+        tokens, mask = encode_chat(foreign, answer)
+        assert foreign.decode(end_of_turn(foreign)) == " <|im_end|>"
+        assert foreign.decode([t for t, m in zip(tokens, mask, strict=True) if m]) == "b <|im_end|>"
+    finally:
+        foreign.chat_template, foreign.eos_token = CHATML, "<|im_end|>"
+
+
+@pytest.mark.parametrize("end", ["", "\n\n"])
+def test_a_template_whose_answers_have_no_end_is_refused(foreign, end):
+    foreign.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}END{% endfor %}".replace("END", end)
+    )
+    try:
+        with pytest.raises(InputError, match="ends an answer with no special token"):
+            end_of_turn(foreign)
     finally:
         foreign.chat_template = CHATML
 

@@ -11,6 +11,11 @@ import pytest
 
 TOY = Path(__file__).parent / "toy"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHATML_MARKS = ["<|im_start|>", "<|im_end|>"]
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 RECIPE = """\
 name: toy
 precision: float32
@@ -72,8 +77,11 @@ def save_foreign():
     size = 270
     texts = ["The cat sat on the mat.", "What is a cat? A cat is a small animal."] * 4
 
-    def save(folder, kind, *, template=None, pad=None):
-        """A tiny model of a family with a tokenizer that has an end token and nothing else."""
+    def save(folder, kind, *, template=None, pad=None, chatml=False):
+        """A tiny model of a family with a tokenizer that has an end token and nothing else.
+
+        With `chatml` it has a chat template whose turns end with another token, as Qwen's base models have.
+        """
         import tokenizers
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -83,13 +91,13 @@ def save_foreign():
         backend.decoder = tokenizers.decoders.ByteLevel()
         trainer = tokenizers.trainers.BpeTrainer(
             vocab_size=size,
-            special_tokens=["<|end|>", "<|pad|>"][: 2 if pad else 1],
+            special_tokens=["<|end|>", *([pad] if pad else []), *(CHATML_MARKS if chatml else [])],
             initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
         backend.train_from_iterator(texts, trainer)
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", pad_token=pad)
-        tokenizer.chat_template = template
+        tokenizer.chat_template = CHATML if chatml else template
         sizes = {
             "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 128},
             "llama": {

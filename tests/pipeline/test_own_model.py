@@ -35,40 +35,67 @@ def rows(folder, num=60):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3"])
-def test_it_runs_from_a_folder_and_three_files(kind, tmp_path, monkeypatch, save_foreign):
+SMALL = (
+    "data_root=rows",
+    "reward.control_pairs=0",
+    "reward.normalise_prompts=8",
+    "reward.max_new_tokens=8",
+    "sft.gate_prompts=0",
+    "ppo.num_episodes=32",
+    "ppo.batch_size=16",
+    "ppo.max_new_tokens=8",
+    "ppo.max_kl=1000",
+    "evaluate.max_new_tokens=8",
+    "precision=float32",
+)
+ALL_WEIGHTS = ("sft.trainable=all", "reward.trainable=all", "ppo.learning_rate=1e-3")
+
+
+@pytest.fixture
+def finish(tmp_path, monkeypatch, save_foreign):
+    """Runs own_model on a tiny model of a family with some changes, up to a stage; returns the run's folder."""
     monkeypatch.chdir(tmp_path)
-    save_foreign(tmp_path / "model", kind)
-    rows(tmp_path / "rows")
-    changes = [
-        "data_root=rows",
-        "reward.control_pairs=0",
-        "reward.normalise_prompts=8",
-        "reward.max_new_tokens=8",
-        "sft.gate_prompts=0",
-        "ppo.num_episodes=32",
-        "ppo.batch_size=16",
-        "ppo.max_new_tokens=8",
-        "ppo.unended_score=null",
-        "ppo.max_kl=1000",
-        "evaluate.max_new_tokens=8",
-        "precision=float32",
-    ]
+
+    def run(kind, *changes, until=None, **options):
+        save_foreign(tmp_path / "model", kind, **options)
+        rows(tmp_path / "rows")
+        recipe = load_recipe("own_model", [*SMALL, *changes], runs_dir=tmp_path / "runs")
+        execute(recipe, runs_dir=tmp_path / "runs", name=None, selection=Selection(until=until))
+        return tmp_path / "runs" / "own_model"
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3"])
+def test_it_runs_from_a_folder_and_three_files(kind, tmp_path, finish):
+    changes = ["ppo.unended_score=null"]
     if kind == "llama":
         (tmp_path / "mine.py").write_text(OWN_REWARD)
         changes += ["ppo.rewards={mine.py: {weight: 1.0, settings: {word: animal}}, learned: 0.5}"]
-    recipe = load_recipe("own_model", changes, runs_dir=tmp_path / "runs")
-    execute(recipe, runs_dir=tmp_path / "runs", name=None, selection=Selection())
-    stages = tmp_path / "runs" / "own_model" / "stages"
+    run = finish(kind, *changes)
+    stages = run / "stages"
     assert LanguageModel.load(stages / "ppo").model.config.model_type == kind
     if kind == "llama":
         metrics = read_metrics(stages / "ppo" / "metrics.jsonl")
         assert {"reward/mine.py", "reward/learned"} <= metrics[0].keys()
         record = json.loads((stages / "ppo" / "stage.json").read_text())
         assert "mine.py" in json.dumps(record["files"])
-    figures = json.loads((tmp_path / "runs" / "own_model" / "report.json").read_text())["figures"]
+    figures = json.loads((run / "report.json").read_text())["figures"]
     assert {"base", "sft", "ppo"} <= {figure["stage"] for figure in figures}
-    talk_from_one_model(tmp_path / "runs" / "own_model")
+    talk_from_one_model(run)
+
+
+def test_a_chat_template_s_own_end_of_turn_is_learned_and_said(finish):
+    """As in Qwen's base models, whose ChatML ends turns by another token than the one that ends a document."""
+    taught = ("sft.learning_rate=1e-2", "sft.epochs=10", "sft.batch_size=8", "ppo.max_new_tokens=24")
+    run = finish("qwen3", *ALL_WEIGHTS, *taught, "ppo.value_model=separate", until="ppo", chatml=True)
+    prompts = [[{"role": "user", "content": f"What is a {animal} 3?"}] for animal in ("cat", "dog", "hen")]
+    for stage in ("sft", "ppo"):
+        model = LanguageModel.load(run / "stages" / stage)
+        said = model.generate(prompts, keys=[0, 1, 2], max_new_tokens=40, temperature=0)
+        ends = model.tokenizer.convert_ids_to_tokens([answer.tokens[-1] for answer in said])
+        assert ends == ["<|im_end|>"] * 3, [answer.text for answer in said]
+    assert min(row["ends"] for row in read_metrics(run / "stages" / "ppo" / "metrics.jsonl")) > 0.5
 
 
 def talk_from_one_model(run):
