@@ -1,6 +1,7 @@
 """The recipe own_model, end to end, on tiny models of three families with rows of one's own and an own reward."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -66,13 +67,15 @@ def finish(tmp_path, monkeypatch, save_foreign):
     return run
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3"])
-def test_it_runs_from_a_folder_and_three_files(kind, tmp_path, finish):
+@pytest.mark.parametrize(
+    ("kind", "chatml"), [("gpt2", False), ("llama", False), ("qwen3", False), ("qwen3", True)]
+)
+def test_it_runs_from_a_folder_and_three_files(kind, chatml, tmp_path, finish):
     changes = ["ppo.unended_score=null"]
     if kind == "llama":
         (tmp_path / "mine.py").write_text(OWN_REWARD)
         changes += ["ppo.rewards={mine.py: {weight: 1.0, settings: {word: animal}}, learned: 0.5}"]
-    run = finish(kind, *changes)
+    run = finish(kind, *changes, chatml=chatml)
     stages = run / "stages"
     assert LanguageModel.load(stages / "ppo").model.config.model_type == kind
     if kind == "llama":
@@ -81,8 +84,27 @@ def test_it_runs_from_a_folder_and_three_files(kind, tmp_path, finish):
         record = json.loads((stages / "ppo" / "stage.json").read_text())
         assert "mine.py" in json.dumps(record["files"])
     figures = json.loads((run / "report.json").read_text())["figures"]
-    assert {"base", "sft", "ppo"} <= {figure["stage"] for figure in figures}
-    talk_from_one_model(run)
+    start = "pretrained" if chatml else "base"  # a model with a template is not asked in the plain format
+    assert {start, "sft", "ppo"} <= {figure["stage"] for figure in figures}
+    talk_from_one_model(run, start)
+
+
+@pytest.mark.parametrize("value_model", ["head", "separate"])
+@pytest.mark.parametrize("kind", ["gpt2", "qwen3"])
+def test_all_weights_learn(kind, value_model, finish):
+    run = finish(kind, *ALL_WEIGHTS, f"ppo.value_model={value_model}", "ppo.unended_score=null", until="ppo")
+    before, sft, after = (LanguageModel.load(run / "stages" / name) for name in ("pretrained", "sft", "ppo"))
+    for old, new in ((before, sft), (sft, after)):
+        start = old.model.state_dict()
+        unmoved = [
+            name for name, weight in new.model.state_dict().items() if torch.equal(weight, start[name])
+        ]
+        assert unmoved == []
+    assert not (run / "stages" / "sft" / "adapter").exists()
+    assert (run / "stages" / "ppo" / "value").is_dir()
+    assert all(
+        math.isfinite(row["value_loss"]) for row in read_metrics(run / "stages" / "ppo" / "metrics.jsonl")
+    )
 
 
 def test_a_chat_template_s_own_end_of_turn_is_learned_and_said(finish):
@@ -98,10 +120,10 @@ def test_a_chat_template_s_own_end_of_turn_is_learned_and_said(finish):
     assert min(row["ends"] for row in read_metrics(run / "stages" / "ppo" / "metrics.jsonl")) > 0.5
 
 
-def talk_from_one_model(run):
-    """Base, SFT and PPO answer as the merged models do, and hold the weights below their adapters once."""
+def talk_from_one_model(run, start):
+    """The start, SFT and PPO answer as the merged models do, and hold the weights below their adapters once."""
     voices = open_run(run)
-    talking = [voices.pick(name) for name in ("base", "sft", "ppo")]
+    talking = [voices.pick(name) for name in (start, "sft", "ppo")]
     held = {}
     for voice, folder in zip(talking, ("pretrained", "sft", "ppo"), strict=True):
         prompt = [{"role": "user", "content": "What is a cat 3?"}]
