@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from reward.likelihood import of_logits
 from reward.scoring import Row, of_rows
 from reward.stored import NormalisedReward, check_tokenizer, describe, quiet, write_description
 
@@ -88,10 +89,14 @@ def completion_logprobs(
 ) -> Float[Tensor, " batch"]:
     """Summed log-probability of right-padded completions, nats, in float32. The first token has none."""
     wanted = completion[:, 1:]
-    hidden = model.base_model(input_ids=tokens, use_cache=False)[0][:, :-1][wanted]
-    logprobs = model.get_output_embeddings()(hidden).float().log_softmax(dim=-1)
-    taken = logprobs.gather(-1, tokens[:, 1:][wanted][:, None]).squeeze(-1)
+    taken = of_logits(model, tokens, wanted, _logprobs)
     return torch.zeros(wanted.shape, device=taken.device).masked_scatter(wanted, taken).sum(dim=1)
+
+
+def _logprobs(
+    logits: Float[Tensor, "wanted vocabulary"], tokens: Int[Tensor, " wanted"]
+) -> Float[Tensor, " wanted"]:
+    return logits.float().log_softmax(dim=-1).gather(-1, tokens[:, None]).squeeze(-1)
 
 
 def log_ratios(

@@ -10,7 +10,7 @@ the tokens that matter, and a small network reads what they find, beside statist
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ STATISTICS = (
 LEAST_LOGPROB = -12.0  # nats; below, a token is just as impossible
 NUM_QUERIES = 4
 HIDDEN = 32
+LOGITS_AT_ONCE = 2**24  # numbers, 64 MB in float32: 8,192 tokens of a vocabulary of 2,048
 
 
 def token_features(
@@ -77,8 +78,24 @@ def _after(
     reference: Any, tokens: Int[Tensor, "batch time"], wanted: Bool[Tensor, "batch time-1"]
 ) -> Float[Tensor, "wanted 3"]:
     """Token features of the wanted tokens after those before them; `wanted` is about `tokens[:, 1:]`."""
-    hidden = reference.base_model(input_ids=tokens, use_cache=False)[0][:, :-1][wanted]
-    return token_features(reference.get_output_embeddings()(hidden), tokens[:, 1:][wanted])
+    return of_logits(reference, tokens, wanted, token_features)
+
+
+def of_logits(
+    model: Any,
+    tokens: Int[Tensor, "batch time"],
+    wanted: Bool[Tensor, "batch time-1"],
+    function: Callable[[Tensor, Tensor], Tensor],
+) -> Float[Tensor, " wanted *numbers"]:
+    """Apply a function of logits and the tokens that they predict to the wanted tokens, token by token.
+
+    `wanted` is about `tokens[:, 1:]`. Tokens are taken in chunks of at most `LOGITS_AT_ONCE` logits.
+    """
+    hidden = model.base_model(input_ids=tokens, use_cache=False)[0][:, :-1][wanted]
+    head = model.get_output_embeddings()
+    size = max(1, LOGITS_AT_ONCE // len(head.weight))
+    chunks = zip(hidden.split(size), tokens[:, 1:][wanted].split(size), strict=True)
+    return torch.cat([function(head(states), taken) for states, taken in chunks])
 
 
 def statistics(
