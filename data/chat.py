@@ -201,9 +201,9 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     ending = [token for token, counted in zip(chat.tokens, chat.mask, strict=True) if counted]
     if not ending or ending[-1] not in _control_ids(tokenizer):
         raise InputError(
-            f"the chat template of {tokenizer.name_or_path!r} ends an answer with no special token, so a model "
-            "could never learn to stop; accepted are templates that write one behind an answer, such as the "
-            "tokenizer's eos_token: give it such a `chat_template`"
+            f"the chat template of {tokenizer.name_or_path!r} ends an answer with no special token, so a "
+            "model could never learn to stop; accepted are templates that write one behind an answer: give "
+            "the tokenizer a `chat_template` that writes its eos_token there"
         )
     return ending
 

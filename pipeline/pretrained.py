@@ -38,7 +38,8 @@ def check(found: LanguageModel) -> None:
     """Refuse a model that cannot be tuned here.
 
     Raises:
-        InputError: its tokenizer is not a fast one or has no end token, or its template hides turns or ends none.
+        InputError: its tokenizer is not a fast one or has no end token, or its template hides turns or does
+            not end them.
     """
     if found.tokenizer.eos_token_id is None:
         raise InputError(
@@ -54,8 +55,8 @@ def check(found: LanguageModel) -> None:
 def complete(found: LanguageModel, *, seed: int) -> Added:
     """Add a pad token where there is none apart from the end token, and roles where there is no template.
 
-    New embeddings are the mean of the old ones with a little noise, drawn from `seed`. Where the template ends a
-    turn with another token than those that end a completion, that token ends one as well.
+    New embeddings are the mean of the old ones with a little noise, drawn from `seed`. Where the template
+    ends a turn with another token than those that end a completion, that token ends one as well.
     """
     tokenizer: Any = found.tokenizer
     tokens: list[str] = []

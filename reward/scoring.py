@@ -37,7 +37,7 @@ def encode(
     completions: Sequence[str],
     ended: Sequence[bool] | None = None,
 ) -> list[Row]:
-    """Encode prompts with their completions; a turn's end follows a completion that ended (all, by default)."""
+    """Encode prompts with completions; the end of the turn follows one that ended (all, by default)."""
     end = end_of_turn(tokenizer)
     rows = zip(
         encode_prompts(tokenizer, prompts),

@@ -54,7 +54,7 @@ ALL_WEIGHTS = ("sft.trainable=all", "reward.trainable=all", "ppo.learning_rate=1
 
 @pytest.fixture
 def finish(tmp_path, monkeypatch, save_foreign):
-    """Runs own_model on a tiny model of a family with some changes, up to a stage; returns the run's folder."""
+    """Runs own_model on a tiny model of a family with some changes, up to a stage, and returns the run."""
     monkeypatch.chdir(tmp_path)
 
     def run(kind, *changes, until=None, **options):
@@ -108,7 +108,7 @@ def test_all_weights_learn(kind, value_model, finish):
 
 
 def test_a_chat_template_s_own_end_of_turn_is_learned_and_said(finish):
-    """As in Qwen's base models, whose ChatML ends turns by another token than the one that ends a document."""
+    """As in Qwen's base models, whose ChatML ends turns with another token than documents."""
     taught = ("sft.learning_rate=1e-2", "sft.epochs=10", "sft.batch_size=8", "ppo.max_new_tokens=24")
     run = finish("qwen3", *ALL_WEIGHTS, *taught, "ppo.value_model=separate", until="ppo", chatml=True)
     prompts = [[{"role": "user", "content": f"What is a {animal} 3?"}] for animal in ("cat", "dog", "hen")]
@@ -121,7 +121,7 @@ def test_a_chat_template_s_own_end_of_turn_is_learned_and_said(finish):
 
 
 def talk_from_one_model(run, start):
-    """The start, SFT and PPO answer as the merged models do, and hold the weights below their adapters once."""
+    """The start, SFT and PPO answer as the merged models do, and hold the weights below adapters once."""
     voices = open_run(run)
     talking = [voices.pick(name) for name in (start, "sft", "ppo")]
     held = {}
