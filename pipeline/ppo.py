@@ -142,7 +142,7 @@ def _minibatch(
     rows = torch.cat(chunks)
     total = batch.mask[rows].sum()
     parts: list[tuple[float, dict[str, float]]] = []
-    learner.model.train()
+    learner.model.eval()  # as when the old log-probabilities were computed: no dropout of any kind
     learner.optimizer.zero_grad(set_to_none=True)
     for chunk in chunks:
         share = (batch.mask[chunk].sum() / total).item()

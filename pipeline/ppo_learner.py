@@ -72,7 +72,6 @@ def make_learner(config: Config, run: StageRun) -> Learner:
         InputError: the reward model is of another tokenizer, or no prompt fits the model's context.
     """
     policy = LanguageModel.load(run.inputs["policy"], device=run.device)
-    turn_dropout_off(policy.model)
     trunk = _trunk(config, run, policy) if config.value_model == "adapters" else None
     if trunk is None:
         reference = LanguageModel.load(run.inputs["policy"], device=run.device).model.requires_grad_(False)
@@ -131,16 +130,6 @@ def make_optimizer(config: Config, model: ActorCritic) -> torch.optim.Optimizer:
 def trained(model: ActorCritic) -> dict[str, torch.nn.Parameter]:
     """The parameters that learn, by name; shared ones once."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def turn_dropout_off(model: torch.nn.Module) -> None:
-    """Set every dropout rate to 0, so that log-probabilities do not depend on the pass."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        for name in ("attention_dropout", "attn_dropout", "dropout"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
 
 
 def save(learner: Learner, step: int) -> None:
@@ -283,6 +272,4 @@ def _value_model(config: Config, run: StageRun) -> Any:
     backbones = [stage / "model" / "backbone" for stage in run.inputs.get("reward") or ()]
     learned = "learned" in config.rewards and bool(backbones) and backbones[0].is_dir()
     trunk = backbones[0] if learned else model_folder(run.inputs["policy"])
-    model = AutoModel.from_pretrained(trunk, use_safetensors=True, dtype=torch.float32)
-    turn_dropout_off(model)
-    return model
+    return AutoModel.from_pretrained(trunk, use_safetensors=True, dtype=torch.float32)
