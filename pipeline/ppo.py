@@ -19,6 +19,7 @@ from torch import Tensor
 from data.chat import decode
 from data.collate import pad_right
 from data.randomness import torch_generator
+from data.rows import Item
 from data.sampler import indices
 from pipeline import rl, rollout
 from pipeline.actor_critic import token_logprobs
@@ -50,45 +51,79 @@ class Experience:
     measured: dict[str, float] = field(default_factory=dict)
 
 
+class Sampled(NamedTuple):
+    """Completions of one batch, and what the models say of them before they learn."""
+
+    items: list[Item]
+    texts: list[str]
+    ended: list[bool]
+    tokens: Int[Tensor, "batch time"]
+    mask: Bool[Tensor, "batch time"]
+    before: Before
+    measured: dict[str, float]
+
+
 def experience(learner: Learner, step: int) -> Experience:
     """Sample one batch with the present policy, score it, and compute advantages and returns."""
-    config, run = learner.config, learner.run
+    config = learner.config
+    got = _roll_out(learner, step)
+    mask, before = got.mask, got.before
     started = time.perf_counter()
-    rows = indices(run.seed, step * config.batch_size, config.batch_size, len(learner.items)).tolist()
-    items = [learner.items[row] for row in rows]
-    prompts = [learner.prompts[row] for row in rows]
-    drawn = _sample(learner, prompts, keys=[run.key("rollout", step, b) for b in range(config.batch_size)])
-    sampled = time.perf_counter()
-
-    texts = [decode(learner.tokenizer, completion) for completion in drawn.completions()]
-    ended = drawn.ended.tolist()
-    earned = learner.rewards.score(items, texts, ended, where=f"PPO at step {step}", first=step == 0)
+    earned = learner.rewards.score(
+        got.items, got.texts, got.ended, where=f"PPO at step {step}", first=step == 0
+    )
     scored = time.perf_counter()
-
-    tokens, mask = join(prompts, drawn.completions(), learner.pad_id)
-    first_pass = minibatches(learner, mask, step, epoch=0)
-    old = _before(learner, tokens, mask, first_pass)
-    gap = _check_sampling(learner, old.logprobs[mask], drawn.logprobs[drawn.mask], step)
-    rewards = rl.token_rewards(old.logprobs, old.reference, earned.scores, mask, kl_coef=learner.kl_coef)
+    rewards = rl.token_rewards(
+        before.logprobs, before.reference, earned.scores, mask, kl_coef=learner.kl_coef
+    )
     if config.whiten_rewards:
         rewards = rl.whiten(rewards, mask, shift_mean=False)
-    advantages, returns = rl.gae(rewards, old.values, mask, gamma=config.gamma, lam=config.lam)
+    advantages, returns = rl.gae(rewards, before.values, mask, gamma=config.gamma, lam=config.lam)
     if config.whiten_advantages:
         advantages = rl.whiten(advantages, mask)
     measured = {
         **earned.means(),
-        "kl": ((old.logprobs - old.reference) * mask).sum(dim=1).mean().item(),
-        "entropy": rl.masked_mean(old.entropy, mask).item(),
-        "length": mask.sum(dim=1).float().mean().item(),
-        "ends": drawn.ended.float().mean().item(),
+        **got.measured,
         "kl_coef": learner.kl_coef,
-        "sampling_gap": gap,
-        "explained_variance": rl.explained_variance(old.values, returns, mask),
-        "sample_seconds": sampled - started,
-        "score_seconds": scored - sampled,
-        "evaluate_seconds": time.perf_counter() - scored,
+        "explained_variance": rl.explained_variance(before.values, returns, mask),
+        "score_seconds": scored - started,
     }
-    return Experience(tokens, mask, old.logprobs, old.values, advantages, returns, measured)
+    return Experience(got.tokens, mask, before.logprobs, before.values, advantages, returns, measured)
+
+
+def final_kl(learner: Learner) -> float:
+    """KL of the policy after the last update from its start, nats per completion, on a batch of its own."""
+    return _roll_out(learner, learner.config.num_steps).measured["kl"]
+
+
+def _roll_out(learner: Learner, step: int) -> Sampled:
+    """Sample the batch of a step with the present policy, and let policy, critic and reference read it."""
+    config, run = learner.config, learner.run
+    started = time.perf_counter()
+    rows = indices(run.seed, step * config.batch_size, config.batch_size, len(learner.items)).tolist()
+    prompts = [learner.prompts[row] for row in rows]
+    drawn = _sample(learner, prompts, keys=[run.key("rollout", step, b) for b in range(config.batch_size)])
+    sampled = time.perf_counter()
+    tokens, mask = join(prompts, drawn.completions(), learner.pad_id)
+    before = _before(learner, tokens, mask, minibatches(learner, mask, step, epoch=0))
+    gap = _check_sampling(learner, before.logprobs[mask], drawn.logprobs[drawn.mask], step)
+    return Sampled(
+        [learner.items[row] for row in rows],
+        [decode(learner.tokenizer, completion) for completion in drawn.completions()],
+        drawn.ended.tolist(),
+        tokens,
+        mask,
+        before,
+        {
+            "kl": ((before.logprobs - before.reference) * mask).sum(dim=1).mean().item(),
+            "entropy": rl.masked_mean(before.entropy, mask).item(),
+            "length": mask.sum(dim=1).float().mean().item(),
+            "ends": drawn.ended.float().mean().item(),
+            "sampling_gap": gap,
+            "sample_seconds": sampled - started,
+            "evaluate_seconds": time.perf_counter() - sampled,
+        },
+    )
 
 
 def update(learner: Learner, step: int, batch: Experience) -> dict[str, float]:
