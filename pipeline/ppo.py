@@ -21,7 +21,7 @@ from data.collate import pad_right
 from data.randomness import torch_generator
 from data.rows import Item
 from data.sampler import indices
-from pipeline import rl, rollout
+from pipeline import rl, rollout, statistics
 from pipeline.actor_critic import token_logprobs
 from pipeline.checkpoint import save_state
 from pipeline.errors import TrainingFault
@@ -36,6 +36,8 @@ MAX_FIRST_RATIO = 1e-5
 # (below 5e-5 seen in float32) and samples from weights rounded to bfloat16 (.003 seen); a temperature of .8
 # in place of .7 makes about .04.
 MAX_SAMPLING_GAP = {"float32": 1e-3, "bfloat16": 0.02}
+# How often the gate may pass a reward that has nothing to do with gold.
+GATE_ERROR = 0.05
 
 
 @dataclass(frozen=True)
@@ -267,16 +269,32 @@ def best_of_n_gate(learner: Learner) -> None:
     )
     texts, ended = [decode(learner.tokenizer, tokens) for tokens in drawn.completions()], drawn.ended.tolist()
     shape = (len(rows), config.gate_samples)
-    proxy, _ = learner.rewards.weighted(items, texts, ended)
+    proxy = learner.rewards.replaced(learner.rewards.weighted(items, texts, ended)[0], ended)
     gold = learner.rewards.gold(items, texts, ended).float().view(shape)
-    best = gold.gather(1, proxy.view(shape).argmax(dim=1, keepdim=True)).mean().item()
-    single = gold.mean().item()
-    run.note(best_of_n={"n": config.gate_samples, "gold": best, "single_sample_gold": single})
-    run.gate(
-        "best_of_n",
-        best > single,
-        f"best of {config.gate_samples} by the reward has mean gold {best:.3f}, single samples {single:.3f}"
-        + ("" if best > single else "; PPO cannot help: mend the reward stage (more pairs, other contrasts)"),
+    best = gold.gather(1, proxy.view(shape).argmax(dim=1, keepdim=True)).squeeze(1)
+    run.note(
+        best_of_n={
+            "n": config.gate_samples,
+            "gold": best.mean().item(),
+            "single_sample_gold": gold.mean().item(),
+        }
+    )
+    clusters = [learner.items[row].cluster for row in rows]
+    run.gate("best_of_n", *_judge_gain(best, gold.mean(dim=1), clusters, config.gate_samples))
+
+
+def _judge_gain(best: Tensor, single: Tensor, clusters: list[str], n: int) -> tuple[bool | None, str]:
+    """Whether the best of n gain gold over single samples of the same prompts beyond chance, and in words."""
+    gain = statistics.mean((best - single).tolist(), clusters, level=1 - 2 * GATE_ERROR)
+    told = f"best of {n} by the reward has mean gold {best.mean():.3f}, single samples {single.mean():.3f}"
+    if gain.num_clusters < 2:
+        return None, f"{told}; not measurable on one kind of prompt, raise gate_prompts"
+    low = gain.low if gain.se > 0 else gain.value  # prompts that all gain alike
+    told += f"; it gains {gain.value:.3f}, with {1 - GATE_ERROR:.0%} confidence at least {low:.3f}"
+    if low > 0:
+        return True, told
+    return False, f"{told}; PPO cannot help: mend the reward stage (more pairs, other contrasts)" + (
+        "" if gain.value <= 0 else " or raise gate_prompts"
     )
 
 

@@ -160,15 +160,6 @@ def test_settings_that_do_not_fit_are_refused_with_the_arithmetic():
         Config(num_episodes=8, batch_size=32)
 
 
-def test_best_of_n_gate_is_red_when_the_reward_opposes_gold(make):
-    passed = []
-    for gold in (share_of_good, lambda *given: 1 - share_of_good(*given)):
-        learner = make(gate_prompts=3, gate_samples=8, gold=gold)
-        ppo.best_of_n_gate(learner)
-        passed.append(learner.run.gate_records[0]["passed"])
-    assert passed == [True, False]
-
-
 def test_the_value_head_learns_at_its_own_rate_and_both_decay(make):
     learner = make(value_head_rate=10.0, learning_rate=1e-3)
     trunk, head = learner.optimizer.param_groups
