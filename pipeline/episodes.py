@@ -86,6 +86,12 @@ class Rewards:
         terms = {name: function(items, texts, ended).float() for name, function in self.functions.items()}
         return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum(dim=0), terms
 
+    def replaced(self, scores: Float[Tensor, " batch"], ended: Sequence[bool]) -> Float[Tensor, " batch"]:
+        """The scores, with `unended_score` for each completion without an end, where it is not None."""
+        if self.unended_score is None:
+            return scores
+        return replace_unended_scores(scores, torch.tensor(ended), unended_score=self.unended_score)
+
     def score(
         self, items: Sequence[Item], texts: Sequence[str], ended: Sequence[bool], *, where: str, first: bool
     ) -> Scored:
@@ -112,8 +118,7 @@ class Rewards:
             raise TrainingFault(
                 f"{where}: no learning signal: all {len(scores)} scores are {scores[0]:.3f}. Check the reward"
             )
-        if self.unended_score is not None:
-            scores = replace_unended_scores(scores, torch.tensor(ended), unended_score=self.unended_score)
+        scores = self.replaced(scores, ended)
         gold = None if self.gold is None else self.gold(items, texts, ended).float()
         return Scored(scores, terms, gold)
 

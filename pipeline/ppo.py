@@ -19,8 +19,9 @@ from torch import Tensor
 from data.chat import decode
 from data.collate import pad_right
 from data.randomness import torch_generator
+from data.rows import Item
 from data.sampler import indices
-from pipeline import rl, rollout
+from pipeline import rl, rollout, statistics
 from pipeline.actor_critic import token_logprobs
 from pipeline.checkpoint import save_state
 from pipeline.errors import TrainingFault
@@ -35,6 +36,8 @@ MAX_FIRST_RATIO = 1e-5
 # (below 5e-5 seen in float32) and samples from weights rounded to bfloat16 (.003 seen); a temperature of .8
 # in place of .7 makes about .04.
 MAX_SAMPLING_GAP = {"float32": 1e-3, "bfloat16": 0.02}
+# How often the gate may pass a reward that has nothing to do with gold.
+GATE_ERROR = 0.05
 
 
 @dataclass(frozen=True)
@@ -50,45 +53,79 @@ class Experience:
     measured: dict[str, float] = field(default_factory=dict)
 
 
+class Sampled(NamedTuple):
+    """Completions of one batch, and what the models say of them before they learn."""
+
+    items: list[Item]
+    texts: list[str]
+    ended: list[bool]
+    tokens: Int[Tensor, "batch time"]
+    mask: Bool[Tensor, "batch time"]
+    before: Before
+    measured: dict[str, float]
+
+
 def experience(learner: Learner, step: int) -> Experience:
     """Sample one batch with the present policy, score it, and compute advantages and returns."""
-    config, run = learner.config, learner.run
+    config = learner.config
+    got = _roll_out(learner, step)
+    mask, before = got.mask, got.before
     started = time.perf_counter()
-    rows = indices(run.seed, step * config.batch_size, config.batch_size, len(learner.items)).tolist()
-    items = [learner.items[row] for row in rows]
-    prompts = [learner.prompts[row] for row in rows]
-    drawn = _sample(learner, prompts, keys=[run.key("rollout", step, b) for b in range(config.batch_size)])
-    sampled = time.perf_counter()
-
-    texts = [decode(learner.tokenizer, completion) for completion in drawn.completions()]
-    ended = drawn.ended.tolist()
-    earned = learner.rewards.score(items, texts, ended, where=f"PPO at step {step}", first=step == 0)
+    earned = learner.rewards.score(
+        got.items, got.texts, got.ended, where=f"PPO at step {step}", first=step == 0
+    )
     scored = time.perf_counter()
-
-    tokens, mask = join(prompts, drawn.completions(), learner.pad_id)
-    first_pass = minibatches(learner, mask, step, epoch=0)
-    old = _before(learner, tokens, mask, first_pass)
-    gap = _check_sampling(learner, old.logprobs[mask], drawn.logprobs[drawn.mask], step)
-    rewards = rl.token_rewards(old.logprobs, old.reference, earned.scores, mask, kl_coef=learner.kl_coef)
+    rewards = rl.token_rewards(
+        before.logprobs, before.reference, earned.scores, mask, kl_coef=learner.kl_coef
+    )
     if config.whiten_rewards:
         rewards = rl.whiten(rewards, mask, shift_mean=False)
-    advantages, returns = rl.gae(rewards, old.values, mask, gamma=config.gamma, lam=config.lam)
+    advantages, returns = rl.gae(rewards, before.values, mask, gamma=config.gamma, lam=config.lam)
     if config.whiten_advantages:
         advantages = rl.whiten(advantages, mask)
     measured = {
         **earned.means(),
-        "kl": ((old.logprobs - old.reference) * mask).sum(dim=1).mean().item(),
-        "entropy": rl.masked_mean(old.entropy, mask).item(),
-        "length": mask.sum(dim=1).float().mean().item(),
-        "ends": drawn.ended.float().mean().item(),
+        **got.measured,
         "kl_coef": learner.kl_coef,
-        "sampling_gap": gap,
-        "explained_variance": rl.explained_variance(old.values, returns, mask),
-        "sample_seconds": sampled - started,
-        "score_seconds": scored - sampled,
-        "evaluate_seconds": time.perf_counter() - scored,
+        "explained_variance": rl.explained_variance(before.values, returns, mask),
+        "score_seconds": scored - started,
     }
-    return Experience(tokens, mask, old.logprobs, old.values, advantages, returns, measured)
+    return Experience(got.tokens, mask, before.logprobs, before.values, advantages, returns, measured)
+
+
+def final_kl(learner: Learner) -> float:
+    """KL of the policy after the last update from its start, nats per completion, on a batch of its own."""
+    return _roll_out(learner, learner.config.num_steps).measured["kl"]
+
+
+def _roll_out(learner: Learner, step: int) -> Sampled:
+    """Sample the batch of a step with the present policy, and let policy, critic and reference read it."""
+    config, run = learner.config, learner.run
+    started = time.perf_counter()
+    rows = indices(run.seed, step * config.batch_size, config.batch_size, len(learner.items)).tolist()
+    prompts = [learner.prompts[row] for row in rows]
+    drawn = _sample(learner, prompts, keys=[run.key("rollout", step, b) for b in range(config.batch_size)])
+    sampled = time.perf_counter()
+    tokens, mask = join(prompts, drawn.completions(), learner.pad_id)
+    before = _before(learner, tokens, mask, minibatches(learner, mask, step, epoch=0))
+    gap = _check_sampling(learner, before.logprobs[mask], drawn.logprobs[drawn.mask], step)
+    return Sampled(
+        [learner.items[row] for row in rows],
+        [decode(learner.tokenizer, completion) for completion in drawn.completions()],
+        drawn.ended.tolist(),
+        tokens,
+        mask,
+        before,
+        {
+            "kl": ((before.logprobs - before.reference) * mask).sum(dim=1).mean().item(),
+            "entropy": rl.masked_mean(before.entropy, mask).item(),
+            "length": mask.sum(dim=1).float().mean().item(),
+            "ends": drawn.ended.float().mean().item(),
+            "sampling_gap": gap,
+            "sample_seconds": sampled - started,
+            "evaluate_seconds": time.perf_counter() - sampled,
+        },
+    )
 
 
 def update(learner: Learner, step: int, batch: Experience) -> dict[str, float]:
@@ -142,7 +179,7 @@ def _minibatch(
     rows = torch.cat(chunks)
     total = batch.mask[rows].sum()
     parts: list[tuple[float, dict[str, float]]] = []
-    learner.model.train()
+    learner.model.eval()  # as when the old log-probabilities were computed: no dropout of any kind
     learner.optimizer.zero_grad(set_to_none=True)
     for chunk in chunks:
         share = (batch.mask[chunk].sum() / total).item()
@@ -232,16 +269,32 @@ def best_of_n_gate(learner: Learner) -> None:
     )
     texts, ended = [decode(learner.tokenizer, tokens) for tokens in drawn.completions()], drawn.ended.tolist()
     shape = (len(rows), config.gate_samples)
-    proxy, _ = learner.rewards.weighted(items, texts, ended)
+    proxy = learner.rewards.replaced(learner.rewards.weighted(items, texts, ended)[0], ended)
     gold = learner.rewards.gold(items, texts, ended).float().view(shape)
-    best = gold.gather(1, proxy.view(shape).argmax(dim=1, keepdim=True)).mean().item()
-    single = gold.mean().item()
-    run.note(best_of_n={"n": config.gate_samples, "gold": best, "single_sample_gold": single})
-    run.gate(
-        "best_of_n",
-        best > single,
-        f"best of {config.gate_samples} by the reward has mean gold {best:.3f}, single samples {single:.3f}"
-        + ("" if best > single else "; PPO cannot help: mend the reward stage (more pairs, other contrasts)"),
+    best = gold.gather(1, proxy.view(shape).argmax(dim=1, keepdim=True)).squeeze(1)
+    run.note(
+        best_of_n={
+            "n": config.gate_samples,
+            "gold": best.mean().item(),
+            "single_sample_gold": gold.mean().item(),
+        }
+    )
+    clusters = [learner.items[row].cluster for row in rows]
+    run.gate("best_of_n", *_judge_gain(best, gold.mean(dim=1), clusters, config.gate_samples))
+
+
+def _judge_gain(best: Tensor, single: Tensor, clusters: list[str], n: int) -> tuple[bool | None, str]:
+    """Whether the best of n gain gold over single samples of the same prompts beyond chance, and in words."""
+    gain = statistics.mean((best - single).tolist(), clusters, level=1 - 2 * GATE_ERROR)
+    told = f"best of {n} by the reward has mean gold {best.mean():.3f}, single samples {single.mean():.3f}"
+    if gain.num_clusters < 2:
+        return None, f"{told}; not measurable on one kind of prompt, raise gate_prompts"
+    low = gain.low if gain.se > 0 else gain.value  # prompts that all gain alike
+    told += f"; it gains {gain.value:.3f}, with {1 - GATE_ERROR:.0%} confidence at least {low:.3f}"
+    if low > 0:
+        return True, told
+    return False, f"{told}; PPO cannot help: mend the reward stage (more pairs, other contrasts)" + (
+        "" if gain.value <= 0 else " or raise gate_prompts"
     )
 
 

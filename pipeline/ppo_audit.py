@@ -187,10 +187,10 @@ DETAILS = (
         "pipeline/test_ppo.py::test_gradients_are_clipped_before_the_step",
     ),
     Detail(
-        "dropout is off in every model",
+        "dropout is off in every model, which learns in evaluation mode",
         (),
         HUANG,
-        "pipeline/test_ppo.py::test_dropout_is_off_wherever_an_architecture_keeps_it",
+        "pipeline/test_ppo_dropout.py::test_an_update_drops_nothing",
     ),
     Detail(
         "the critic is separate, a head on the policy, or an adapter on its trunk",
@@ -227,13 +227,13 @@ DETAILS = (
         "past a KL limit the run rolls back once, more gently, then stops",
         ("ppo.max_kl",),
         OWN,
-        "pipeline/test_ppo.py::test_governor_rolls_back_to_the_last_healthy_policy_with_a_gentler_step",
+        "pipeline/test_ppo_governor.py::test_governor_rolls_back_to_the_last_healthy_policy_with_a_gentler_step",
     ),
     Detail(
-        "before the first step the best of n must beat single samples by gold",
+        "before the first step the best of n must beat single samples by gold, beyond chance",
         ("ppo.gate_prompts", "ppo.gate_samples"),
         OWN,
-        "pipeline/test_ppo.py::test_best_of_n_gate_is_red_when_the_reward_opposes_gold",
+        "pipeline/test_ppo_gate.py::test_a_reward_that_draws_lots_rarely_passes",
     ),
 )
 

@@ -31,6 +31,9 @@ PRETRAIN_LENGTH = 128  # tokens in a packed row of pretraining text
 ADAM_BETAS = (0.9, 0.999)
 PEAK_WINDOW = 5  # batches over which gold is averaged; the policy of the middle one is kept
 ROLL_BACK_RATE, ROLL_BACK_KL = 0.5, 2.0  # learning rate and kl_coef are multiplied by these
+# A kl_coef of 0 stays 0 however often it is doubled. With this one the default max_kl, 50 nats, costs as much as
+# one standard deviation of normalised scores.
+ROLL_BACK_KL_FROM_0 = 0.02
 
 
 @dataclass
@@ -58,6 +61,7 @@ class Learner:
     recent_gold: list[float] = field(default_factory=list)
     recent_policies: list[dict[str, Tensor]] = field(default_factory=list)
     peak_gold: float | None = None
+    inside: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -72,7 +76,6 @@ def make_learner(config: Config, run: StageRun) -> Learner:
         InputError: the reward model is of another tokenizer, or no prompt fits the model's context.
     """
     policy = LanguageModel.load(run.inputs["policy"], device=run.device)
-    turn_dropout_off(policy.model)
     trunk = _trunk(config, run, policy) if config.value_model == "adapters" else None
     if trunk is None:
         reference = LanguageModel.load(run.inputs["policy"], device=run.device).model.requires_grad_(False)
@@ -133,16 +136,6 @@ def trained(model: ActorCritic) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def turn_dropout_off(model: torch.nn.Module) -> None:
-    """Set every dropout rate to 0, so that log-probabilities do not depend on the pass."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        for name in ("attention_dropout", "attn_dropout", "dropout"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
-
-
 def save(learner: Learner, step: int) -> None:
     """Write a checkpoint of all that training changes."""
     state = {
@@ -160,10 +153,14 @@ def save(learner: Learner, step: int) -> None:
 
 
 def resume(learner: Learner) -> int:
-    """Load the newest complete checkpoint; returns the steps already done."""
+    """Load the newest complete checkpoint; returns the steps already done.
+
+    Where there is none the start is saved as one, so that a roll-back always has where to return to.
+    """
     found = learner.run.checkpoints.latest()
     if found is None:
         learner.run.cut_metrics(0)
+        save(learner, 0)
         return 0
     state = load_state(found.path)
     _set_weights(learner, state["model"])
@@ -177,18 +174,24 @@ def resume(learner: Learner) -> int:
 
 
 def roll_back(learner: Learner) -> int:
-    """Return to the newest checkpoint (or the start) with a smaller step and a larger penalty, once."""
-    fresh = make_learner(learner.config, learner.run)
-    for name in ("model", "optimizer", "sampler", "reference", "trunk", "pretrain_loss"):
-        setattr(learner, name, getattr(fresh, name))
-    learner.recent_gold, learner.recent_policies = [], []
+    """Return to the newest checkpoint with a smaller step and a larger penalty, once."""
     step = resume(learner)
     learner.rate_scale *= ROLL_BACK_RATE
-    learner.kl_coef *= ROLL_BACK_KL
+    learner.kl_coef = learner.kl_coef * ROLL_BACK_KL or ROLL_BACK_KL_FROM_0
     learner.rolled_back = True
     learner.run.note(rolled_back_to_step=step, rolled_back_kl_coef=learner.kl_coef)
     save(learner, step)
     return step
+
+
+def keep_inside(learner: Learner) -> None:
+    """Keep a copy of a policy, with its critic, whose KL was measured to be inside the budget."""
+    learner.inside = _copy(trained(learner.model))
+
+
+def return_inside(learner: Learner) -> None:
+    """Go back to what `keep_inside` kept last; without it the present policy is the one."""
+    _set_weights(learner, learner.inside)
 
 
 def publish(learner: Learner, name: str = "model") -> None:
@@ -241,11 +244,12 @@ def keep_peak(learner: Learner, step: int, gold: float) -> None:
 
 def _policy_weights(learner: Learner) -> dict[str, Tensor]:
     """A copy of the weights that make the policy, on the CPU."""
-    return {
-        name: parameter.detach().to("cpu", copy=True)
-        for name, parameter in trained(learner.model).items()
-        if name.startswith("policy.")
-    }
+    found = trained(learner.model)
+    return _copy({name: found[name] for name in found if name.startswith("policy.")})
+
+
+def _copy(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: parameter.detach().to("cpu", copy=True) for name, parameter in parameters.items()}
 
 
 @contextmanager
@@ -283,6 +287,4 @@ def _value_model(config: Config, run: StageRun) -> Any:
     backbones = [stage / "model" / "backbone" for stage in run.inputs.get("reward") or ()]
     learned = "learned" in config.rewards and bool(backbones) and backbones[0].is_dir()
     trunk = backbones[0] if learned else model_folder(run.inputs["policy"])
-    model = AutoModel.from_pretrained(trunk, use_safetensors=True, dtype=torch.float32)
-    turn_dropout_off(model)
-    return model
+    return AutoModel.from_pretrained(trunk, use_safetensors=True, dtype=torch.float32)

@@ -72,6 +72,7 @@ def train(config: Any, run: StageRun, trainer_class: type, settings_class: type,
         temperature=config.temperature,
         beta=config.kl_coef,
         epsilon=config.clip_range,
+        disable_dropout=True,
         **settings,
     )
     trainer = trl_adapter.train(

@@ -14,6 +14,8 @@ from pipeline.records import Record
 KIND = "measure"
 SUITE = "alignment"
 NAMES = ("reward", "gold")
+# What a completion without an end counts for when the best is chosen, as PPO's default `unended_score`.
+UNENDED_SCORE = -1.0
 
 
 class Config(Settings):
@@ -64,6 +66,7 @@ def measure(context: Context) -> list[Record]:
         context.judge(item, Answer(item.id, done.text, done.ended, done.tokens, done.logprobs)).score
         for item, done in zip(repeated, drawn, strict=True)
     ]
+    ranked = [score if done else UNENDED_SCORE for score, done in zip(proxy, ended, strict=True)]
     records = []
     for place, item in enumerate(asked):
         rows = slice(place * config.num_samples, (place + 1) * config.num_samples)
@@ -77,7 +80,7 @@ def measure(context: Context) -> list[Record]:
                     f"{name}/{n}",
                     shown_prompt(item),
                     "",
-                    best_of_n(proxy[rows], values[rows], n),
+                    best_of_n(ranked[rows], values[rows], n),
                     item.task,
                 )
                 for n in config.ns

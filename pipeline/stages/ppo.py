@@ -46,7 +46,7 @@ class Config(Settings):
     kl_control: Annotated[
         Literal["fixed", "adaptive", "budget"],
         Field(
-            description="Hold kl_coef, steer it towards kl_target, or stop when the mean KL passes kl_target"
+            description="Hold kl_coef, steer it towards kl_target, or end with the last policy within kl_target"
         ),
     ] = "fixed"
     kl_target: Annotated[
@@ -191,12 +191,13 @@ def run(config: Config, run: StageRun) -> None:
     with run.progress("ppo", total=config.num_steps * config.batch_size, unit="episodes") as progress:
         progress.advance(step * config.batch_size)
         saved = step
-        while step < config.num_steps:
-            # 3. Sample completions, score them, compute advantages.
-            batch = ppo.experience(learner, step)
-            kl = batch.measured["kl"]
+        while True:
+            # 3. Sample completions, score them, compute advantages; after the last update measure its KL alone.
+            batch = ppo.experience(learner, step) if step < config.num_steps else None
+            kl = batch.measured["kl"] if batch else ppo.final_kl(learner)
 
-            # 4. The governor: past the KL limit, back to the last healthy checkpoint once, then stop.
+            # 4. The governor: past the KL limit, back to the last healthy checkpoint once, then stop; past a
+            # budget, end with the last policy inside it.
             if kl > config.max_kl:
                 if learner.rolled_back:
                     raise TrainingFault(
@@ -206,10 +207,17 @@ def run(config: Config, run: StageRun) -> None:
                     )
                 saved = step = ppo_learner.roll_back(learner)
                 continue
-            if config.kl_control == "budget" and kl > config.kl_target:
-                run.note(
-                    stopped=f"KL budget of {config.kl_target:g} nats per completion spent at step {step}"
-                )
+            if config.kl_control == "budget":
+                if kl > config.kl_target:
+                    ppo_learner.return_inside(learner)
+                    run.note(
+                        stopped=f"KL budget of {config.kl_target:g} nats per completion spent at step {step}; "
+                        "the policy before it is the result"
+                    )
+                    break
+                ppo_learner.keep_inside(learner)
+            if batch is None:
+                run.note(final_kl=kl)
                 break
 
             # 5. Save a policy that has just shown a healthy KL, and leave when asked to.

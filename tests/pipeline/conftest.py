@@ -137,3 +137,18 @@ def browser():
         started = driver.chromium.launch(executable_path=CHROMIUM)
         yield started
         started.close()
+
+
+@pytest.fixture
+def make_ppo(tmp_path, tiny_llama, monkeypatch):
+    """A factory of toy learners: `make_ppo(folder, **settings)`; see `ppo_toy.py`."""
+    from pipeline import ppo
+
+    toy = runpy.run_path(str(Path(__file__).with_name("ppo_toy.py")))
+    monkeypatch.setattr(ppo, "decode", lambda tokenizer, ids: " ".join(map(str, ids)))
+
+    def make(folder="run", policy=None, **changed):
+        policy = tiny_llama(vocabulary=toy["VOCABULARY"], seed=5) if policy is None else policy
+        return toy["make"](tmp_path / folder, policy, **changed)
+
+    return make

@@ -1,5 +1,6 @@
 """The best of n by a reward, against hand-made answers whose reward and gold are known."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -69,3 +70,14 @@ def test_it_is_off_by_default_and_without_a_reward_model(context):
 def test_n_is_at_most_the_samples():
     with pytest.raises(ValidationError, match="between 1 and num_samples 4"):
         best_of_n.Config(num_samples=4, ns=(8,))
+
+
+def test_a_completion_without_an_end_is_ranked_as_ppo_scores_it(context):
+    class Unended(Answers):
+        def generate(self, prompts, **options):
+            return [replace(done, ended=done.text != "3") for done in super().generate(prompts, **options)]
+
+    context.model = lambda stage: Unended()
+    found = {record.measure: record.score for record in best_of_n.measure(context)}
+    assert found["reward/4"] == 2  # "3" has no end: it counts as -1 when the best is chosen
+    assert found["reward/1"] == pytest.approx(1.5)  # and with what it was given where it is chosen
