@@ -29,6 +29,8 @@ def report(
     rows: Sequence[Row],
     scores: Float[Tensor, "pairs 2"],
     control: Float[Tensor, "pairs 2"] | None,
+    *,
+    scale: float = 1.0,
 ) -> None:
     """Write records.jsonl of the held-out pairs, the notes and the gate.
 
@@ -36,8 +38,9 @@ def report(
         run: the stage at work.
         pairs: the held-out pairs.
         rows: their rows: of pair n the chosen completion at 2n, the rejected one at 2n + 1.
-        scores: normalised, of the chosen and the rejected completion.
+        scores: of the chosen and the rejected completion.
         control: the same by the model of shuffled labels.
+        scale: what the scores were divided by, in nats of log-odds.
     """
     chosen, rejected = scores.unbind(dim=1)
     labelled = wins(chosen, rejected)
@@ -52,7 +55,7 @@ def report(
         accuracy_by_kind=by_kind(pairs, best),
         accuracy_by_score_gap=by_thirds(best, (chosen - rejected).abs()),
         accuracy_by_length=by_thirds(best, lengths.double().mean(dim=1)),
-        calibration_error=calibration(chosen, rejected).error,
+        calibration_error=calibration(scale * chosen, scale * rejected).error,
         score_length_correlation=correlation(scores.flatten(), lengths.flatten()),
         longer_accuracy=float(np.nanmean(wins(*lengths.double().unbind(dim=1)).numpy())),
     )

@@ -16,7 +16,9 @@ from pipeline.run import StageRun
 from pipeline.stages import reward as stage
 from reward.functions import load_function
 from reward.model import RewardModel
+from reward.preference import probability
 from reward.role_adapters import POLICY, Trunk
+from reward.scoring import Row
 
 GOOD = ["kind", "nice", "good", "warm"]
 BAD = ["rude", "cold", "evil", "sour"]
@@ -251,6 +253,21 @@ def test_figures_of_the_report_by_hand():
     assert [third["mean"] for third in thirds] == [1.5, 3.5, 5.5]
     assert reward_report.correlation(hits, 2 * hits + 1) == pytest.approx(1)
     assert reward_report.correlation(hits, torch.ones(6)) is None
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 4.0])
+def test_the_calibration_error_is_that_of_the_raw_scores(tmp_path, scale):
+    """Pairs whose chosen one wins as often as Bradley-Terry says, whatever the model's normalisation."""
+    generator = torch.Generator().manual_seed(3)
+    raw = torch.randn(6000, 2, generator=generator) * 1.5
+    swapped = torch.rand(6000, generator=generator) > probability(*raw.unbind(dim=1))
+    raw[swapped] = raw[swapped].flip(1)
+    pairs = [PreferenceRow(f"p{n}", user("?"), "a", "b", f"c{n}") for n in range(6000)]
+    rows = [Row([1, 2, 3 + n % 3], 1) for n in range(12000)]
+    run = StageRun("reward", tmp_path)
+    reward_report.report(run, pairs, rows, (raw - 0.3) / scale, None, scale=scale)
+    # The error to expect of ten bins of 6,000 pairs by chance is .01.
+    assert run.notes["calibration_error"] < 0.02
 
 
 def test_memory_that_runs_out_halves_the_micro_batch_and_keeps_the_pairs(make_run, monkeypatch):
