@@ -43,9 +43,8 @@ def reasons(run: RunData, model: str) -> list[str]:
 
 def collapses(chains: Sequence[RunData]) -> list[Collapses]:
     """Every aligned model with how many of the chains that evaluated it show it collapsed."""
-    kinds = {stage.name: stage.kind for chain in chains for stage in chain.stages}
     models = dict.fromkeys(
-        name for chain in chains for name in chain.model_names if kinds.get(name) in ALIGNED
+        name for chain in chains for name in chain.model_names if chain.kind_of(name) in ALIGNED
     )
     found = []
     for model in models:

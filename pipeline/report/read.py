@@ -91,6 +91,16 @@ class RunData:
         """The finished stages of some kinds."""
         return [stage for stage in self.stages if stage.kind in kinds]
 
+    def stage_that_made(self, model: str) -> StageData | None:
+        """The finished stage of this chain that made an evaluated model; None for one of another run."""
+        name = self._entry(model).get("reference") or model
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+    def kind_of(self, model: str) -> str | None:
+        """The kind of the stage that made a model; by its name alone where the evaluation did not say."""
+        entry, stage = self._entry(model), self.stage_that_made(model)
+        return entry.get("kind", stage.kind if stage else None)
+
     def figure(self, name: str, stage: str) -> Figure | None:
         """One figure, or None."""
         return self._by_name.get((name, stage))
@@ -114,6 +124,9 @@ class RunData:
                 if fitted:
                     found[stage.name, name] = fitted
         return found
+
+    def _entry(self, model: str) -> dict[str, Any]:
+        return next((entry for entry in self.evaluation.models if entry["name"] == model), {})
 
     @cached_property
     def _by_measure(self) -> dict[tuple[str, str, str], list[Record]]:

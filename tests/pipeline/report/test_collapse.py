@@ -5,6 +5,7 @@ import pytest
 from pipeline.records import Comparison, Figure
 from pipeline.report.collapse import collapses, reasons
 from pipeline.report.read import Evaluation, RunData, StageData
+from pipeline.report.verdicts import main_stage
 
 MODELS = [{"name": "sft", "parent": None, "plain": False}, {"name": "ppo", "parent": "sft", "plain": False}]
 
@@ -44,3 +45,39 @@ def test_collapses_are_counted_over_seeds_with_their_reasons():
     (found,) = collapses([a_run(), a_run("seed 1", ends=0.1), a_run("seed 2")])
     assert (found.model, found.num, found.of) == ("ppo", 1, 3)
     assert found.reasons == {"seed 1": ["0.100 of its answers end"]}
+
+
+def model(name, parent, reference, kind):
+    return {"name": name, "parent": parent, "plain": False, "reference": reference, "kind": kind}
+
+
+def of_another_run(own, other):
+    """A run whose evaluation also asks `other/ppo`: `own` maps its own stages to (name in figures, kind)."""
+    models = [model("sft", None, "quickstart/sft", "sft"), model("ppo", "sft", other, "ppo")]
+    models += [model(name, "sft", stage, kind) for stage, (name, kind) in own.items()]
+    stages = [StageData(stage, kind, {}, []) for stage, (_, kind) in own.items()]
+    figures = [Figure("ends", m["name"], 0.2, 0.2, 0.2, 100, 100, "share", {}) for m in models]
+    return RunData("run", {}, {}, stages, Evaluation(models, figures, [], []))
+
+
+@pytest.mark.parametrize(
+    ("own", "judged", "main"),
+    [
+        ({"ppo": ("ppo_2", "ppo")}, ["ppo", "ppo_2"], "ppo_2"),  # the shape of `votes`
+        ({"dpo": ("dpo", "dpo"), "ppo_gold": ("ppo_gold", "ppo")}, ["ppo", "dpo", "ppo_gold"], "ppo_gold"),
+        ({"ppo_refreshed": ("ppo_refreshed", "ppo")}, ["ppo", "ppo_refreshed"], "ppo_refreshed"),
+        ({"dpo": ("dpo", "dpo")}, ["ppo", "dpo"], "dpo"),
+        ({}, ["ppo"], "ppo"),
+    ],
+)
+def test_models_of_another_run_are_judged_and_the_own_one_is_the_main_one(own, judged, main):
+    run = of_another_run(own, "quickstart/ppo")
+    assert [(row.model, row.num) for row in collapses([run])] == [(name, 1) for name in judged]
+    assert main_stage(run) == main
+
+
+def test_the_stage_of_a_model_is_found_by_its_reference():
+    run = of_another_run({"ppo": ("ppo_2", "ppo")}, "quickstart/ppo")
+    assert run.stage_that_made("ppo_2") is run.stages[0]
+    assert run.stage_that_made("ppo") is None
+    assert a_run().stage_that_made("ppo").kind == "ppo"
