@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.records import Comparison, Figure
 from pipeline.report.collapse import collapses, reasons
-from pipeline.report.read import Evaluation, RunData, StageData
+from pipeline.report.read import Evaluation, Fault, RunData, StageData
 from pipeline.report.verdicts import main_stage
 
 MODELS = [{"name": "sft", "parent": None, "plain": False}, {"name": "ppo", "parent": "sft", "plain": False}]
@@ -19,6 +19,13 @@ def gold(value, half):
     return Comparison(
         "gold/mean", "sft", "ppo", value, low, high, 100, 100, 1, 0.01, None, 0, 0, None, 0.1, ""
     )
+
+
+RECORD = {
+    "stages": [
+        {"name": name, "stage": name} for name in ("corpus", "sft", "ppo", "dpo", "evaluate", "report")
+    ]
+}
 
 
 def a_run(label="seed 0", ends=0.99, kl=4.0, change=0.2, half=0.05):
@@ -81,3 +88,32 @@ def test_the_stage_of_a_model_is_found_by_its_reference():
     assert run.stage_that_made("ppo_2") is run.stages[0]
     assert run.stage_that_made("ppo") is None
     assert a_run().stage_that_made("ppo").kind == "ppo"
+
+
+def stopped(stage, finished):
+    """A chain of seed 3 whose training stopped in a stage, so that nothing of it was evaluated."""
+    fault = Fault(stage, 12, f"{stage}: KL is 90 nats")
+    return RunData("seed 3", RECORD, {}, [StageData(n, n, {}, []) for n in finished], Evaluation(), fault)
+
+
+def test_a_seed_that_was_stopped_counts_as_collapsed_with_its_cause():
+    told = "stopped after step 12: ppo: KL is 90 nats"
+    (found,) = collapses([a_run(), a_run("seed 1", ends=0.1), stopped("ppo", ["corpus", "sft"])])
+    assert (found.model, found.num, found.of) == ("ppo", 2, 3)
+    assert found.reasons == {"seed 1": ["0.100 of its answers end"], "seed 3": [told]}
+    # DPO comes after PPO and was never reached: nothing is known of it.
+    (alone,) = collapses([stopped("ppo", ["corpus", "sft"])])
+    assert (alone.model, alone.num, alone.of) == ("ppo", 1, 1)
+
+
+def test_where_an_earlier_stage_stopped_every_model_after_it_counts():
+    found = collapses([a_run(), stopped("sft", ["corpus"])])
+    assert [(row.model, row.num, row.of) for row in found] == [("ppo", 1, 2), ("dpo", 1, 1)]
+
+
+def test_a_stopped_stage_counts_for_the_model_that_other_seeds_call_otherwise():
+    other = of_another_run({"ppo": ("ppo_2", "ppo")}, "quickstart/ppo")
+    assert {row.model: (row.num, row.of) for row in collapses([other, stopped("ppo", [])])} == {
+        "ppo": (1, 1),
+        "ppo_2": (2, 2),
+    }
