@@ -7,7 +7,8 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 MARK = "####"  # before the final number, as GSM8K writes it (Cobbe et al. 2021, arXiv 2110.14168)
-_NUMBER = re.compile(r"(?<!\d)-?\$?\s?-?\d[\d,]*(?:\.\d+)?")  # the 5 of "3-5" is not negative
+# A minus right before the number or its "$" is a sign, but not one between numbers: the 5 of "3-5" and "3 - 5".
+_NUMBER = re.compile(r"(?:(?<!\d)(?<!\d[ \t])-)?(?:\$\s?-?)?\d[\d,]*(?:\.\d+)?")
 
 
 def final_number(text: str) -> Decimal | None:

@@ -40,12 +40,15 @@ class Model:
     """One evaluated model: its name in figures, its folder, the model it was trained from, how it is asked.
 
     `plain` models know no chat format: they continue the plain question format up to the end of the line.
+    `kind` is that of the stage that made it, `reference` what the recipe calls that stage (RUN/STAGE or STAGE).
     """
 
     name: str
     folder: Path
     parent: str | None
     plain: bool
+    kind: str | None = None
+    reference: str | None = None
 
 
 @dataclass
@@ -193,14 +196,15 @@ class Score:
 Records = dict[str, "list[Record]"]
 
 
-def find_models(folders: Sequence[Path]) -> dict[str, Model]:
+def find_models(folders: Sequence[Path], references: Sequence[str] | None = None) -> dict[str, Model]:
     """Name the evaluated models in order: `base` for a pretrained one, else the name of the stage or folder.
 
     The parent is the stage that the model started from, where it is evaluated too.
     """
     names: dict[str, str] = {}
     models: dict[str, Model] = {}
-    for folder in folders:
+    known: Sequence[str | None] = references or [None] * len(folders)
+    for folder, reference in zip(folders, known, strict=True):
         record = read_json(folder / STAGE_JSON) or {}
         plain = is_base(record) if record else not _has_chat_format(folder)
         name = BASE if plain and BASE not in models else folder.name
@@ -209,7 +213,7 @@ def find_models(folders: Sequence[Path]) -> dict[str, Model]:
         started_from = [pair[0] for pair in record.get("inputs", {}).get("policy", [])]
         parent = names.get(started_from[0].rpartition("/")[2]) if started_from else None
         names[folder.name] = name
-        models[name] = Model(name, folder, parent, plain)
+        models[name] = Model(name, folder, parent, plain, record.get("stage"), reference)
     return models
 
 

@@ -114,8 +114,12 @@ def run(
         print_json(
             {"run": str(result.path), "stages": stages, "report": str(report) if report.is_file() else None}
         )
-        return
-    _print_summary(result.path)
+    else:
+        _print_summary(result.path)
+    if result.faults:
+        raise TrainingFault(
+            "; ".join((*result.faults, "the other seeds went on, the same command tries it again"))
+        )
 
 
 @app.command()

@@ -11,7 +11,9 @@ from typing import Any
 
 from data.errors import InputError
 from pipeline.checkpoint import StorageFault, clean_strays, remove, require_space, write_atomic, write_json
+from pipeline.errors import TrainingFault
 from pipeline.graph import data_root_of, dump_yaml, resolved
+from pipeline.metrics import read_metrics
 from pipeline.precision import resolve_precision, tune_allocator
 from pipeline.progress import Reporter, format_seconds
 from pipeline.recipe import Recipe, Reference, StageSpec
@@ -19,6 +21,7 @@ from pipeline.run import StageRun
 from pipeline.run_directory import (
     BEGUN_JSON,
     CHECKPOINTS,
+    FAULT_JSON,
     LOCK,
     RUN_JSON,
     STAGE_JSON,
@@ -38,12 +41,13 @@ from pipeline.signals import StopFlag, stop_on_signals
 
 RUN_FILES = ("report.html", "report.json")  # a stage that writes them has them copied into the run's folder
 MIN_FREE_BYTES = 64 * 2**20  # below this no run starts
+STOPPED = "stopped"
 VERSIONS = ("fledge", "torch", "transformers", "trl", "tokenizers", "numpy")
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """What became of one stage: done (ran now), skip or leave; why; seconds spent now."""
+    """What became of one stage: done (ran now), skip, leave, or stopped by a fault; why; seconds spent now."""
 
     stage: str
     action: str
@@ -59,6 +63,11 @@ class RunResult:
     path: Path
     stages: Sequence[StageResult]
 
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What stopped some of several seeds, a sentence for each."""
+        return tuple(f"seed {row.seed}, {row.reasons[0]}" for row in self.stages if row.action == STOPPED)
+
 
 def execute(
     recipe: Recipe,
@@ -70,8 +79,10 @@ def execute(
 ) -> RunResult:
     """Run or resume a recipe; the same call after any death continues.
 
-    Raises InputError before any work for a folder or selection that cannot be used, and Interrupted after a
-    signal, when what was done is saved.
+    Of several seeds each goes on without those whose training stops by a fault: see `RunResult.faults`.
+
+    Raises InputError before any work for a folder or selection that cannot be used, Interrupted after a signal,
+    when what was done is saved, and TrainingFault where there is one seed.
     """
     selection, reporter = selection or Selection(), reporter or Reporter(quiet=True)
     run_dir = run_path(runs_dir, recipe.settings.name if name is None else name)
@@ -188,7 +199,12 @@ class _Job:
             selection=self.selection,
         )
         _write_run(self.folder, self.recipe, self.precision, figures, self.seed)
-        return [self.stage(decision, data_root) for decision in decisions]
+        results: list[StageResult] = []
+        for decision in decisions:
+            results.append(self.stage(decision, data_root))
+            if results[-1].action == STOPPED:
+                break
+        return results
 
     def stage(self, decision: Decision, data_root: Path | None) -> StageResult:
         name, folder, seconds = decision.spec.name, stage_dir(self.folder, decision.spec.name), 0.0
@@ -196,7 +212,12 @@ class _Job:
         if decision.to_do:
             self.reporter.say(f"{label}: {'; '.join(decision.reasons[:4])}")
             start = time.monotonic()
-            self.work(decision, folder, data_root)
+            try:
+                self.work(decision, folder, data_root)
+            except TrainingFault as fault:
+                if not self.recipe.settings.seeds:
+                    raise
+                return self.stopped(name, folder, fault, time.monotonic() - start)
             seconds = time.monotonic() - start
             self.reporter.say(f"{label}: done in {format_seconds(seconds)}")
         elif decision.action == "skip":
@@ -209,12 +230,21 @@ class _Job:
             name, "done" if decision.to_do else decision.action, decision.reasons, seconds, self.seed
         )
 
+    def stopped(self, name: str, folder: Path, fault: TrainingFault, seconds: float) -> StageResult:
+        """Write down why this seed stops here; the same command tries it again."""
+        steps = read_metrics(folder / "metrics.jsonl")
+        write_json(folder / FAULT_JSON, {"step": steps[-1]["step"] if steps else None, "cause": str(fault)})
+        self.reporter.say(f"seed {self.seed} stops: {fault}")
+        self.stop.check()
+        return StageResult(name, STOPPED, (str(fault),), seconds, self.seed)
+
     def work(self, decision: Decision, folder: Path, data_root: Path | None) -> None:
         spec, start = decision.spec, time.monotonic()
         if decision.action == "run" and folder.exists():
             remove(folder)
         folder.mkdir(exist_ok=True)
         clean_strays(folder)
+        (folder / FAULT_JSON).unlink(missing_ok=True)
         record = {"key": decision.key, **decision.parts}
         write_json(folder / BEGUN_JSON, record)
         run = StageRun(

@@ -25,6 +25,7 @@ from pipeline.checkpoint import (
 from pipeline.config import suggest
 
 RUN_JSON, STAGE_JSON, BEGUN_JSON, NOTES_JSON = "run.json", "stage.json", "begun.json", "notes.json"
+FAULT_JSON = "fault.json"  # why one of several seeds stopped here: its last step and the cause
 CHECKPOINTS, LOCK = "checkpoints", "run.lock"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\Z")
 
@@ -121,7 +122,7 @@ def finished_stages(run_dir: Path) -> list[str]:
 
 def outputs(folder: Path) -> list[str]:
     """The files that make up a stage's result: all but its own record, checkpoints and unfinished ones."""
-    own = (STAGE_JSON, BEGUN_JSON, NOTES_JSON, CHECKPOINTS)
+    own = (STAGE_JSON, BEGUN_JSON, NOTES_JSON, FAULT_JSON, CHECKPOINTS)
     return files_under(folder, skip=lambda name: name in own or name.startswith((STAGING, DISCARDED)))
 
 

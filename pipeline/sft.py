@@ -275,7 +275,12 @@ def gates(config: Config, run: StageRun, num_steps: int) -> None:
         run.gate("held_out_loss", None, "not measurable: the corpus has no held-out conversation")
     else:
         run.note(held_out_loss_before=before, held_out_loss=after)
-        run.gate("held_out_loss", after < before, f"{after:.3f} nats per answered token, {before:.3f} before")
+        remedy = (
+            f"; mend {run.name}: lower learning_rate (now {config.learning_rate:g}), fewer epochs, or training "
+            "conversations more like the held-out ones"
+        )
+        told = f"{after:.3f} nats per answered token, {before:.3f} before"
+        run.gate("held_out_loss", after < before, told + ("" if after < before else remedy))
     rate = _end_rate(config, run, chat)
     if rate is None:
         run.gate("end_rate", None, "not measured: gate_prompts is 0 or there is no held-out conversation")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -71,7 +71,7 @@ def calibration(
     difference = (chosen - rejected).double()
     confidence = torch.sigmoid(difference.abs())
     right = wins(chosen, rejected).double()
-    place = ((confidence - 0.5) * 2 * num_bins).long().clamp(0, num_bins - 1)
+    place = _bins(confidence, num_bins)
     bins = [place == index for index in range(num_bins) if bool((place == index).any())]
     means = [float(confidence[rows].mean()) for rows in bins]
     accuracies = [float(right[rows].mean()) for rows in bins]
@@ -79,3 +79,19 @@ def calibration(
     gaps = zip(means, accuracies, counts, strict=True)
     error = sum(count * abs(mean - share) for mean, share, count in gaps) / max(len(difference), 1)
     return Calibration(error, means, accuracies, counts)
+
+
+def calibration_gaps(
+    chosen: Float[Tensor, " batch"], rejected: Float[Tensor, " batch"], *, num_bins: int = 10
+) -> Float[Tensor, "batch bins"]:
+    """Each pair's confidence minus its outcome, in the column of its bin and 0 elsewhere.
+
+    The error of `calibration` is the sum of the absolute column sums over the number of pairs.
+    """
+    confidence = torch.sigmoid((chosen - rejected).double().abs())
+    gaps = confidence - wins(chosen, rejected).double()
+    return gaps[:, None] * F.one_hot(_bins(confidence, num_bins), num_bins)
+
+
+def _bins(confidence: Float[Tensor, " batch"], num_bins: int) -> Int[Tensor, " batch"]:
+    return ((confidence - 0.5) * 2 * num_bins).long().clamp(0, num_bins - 1)

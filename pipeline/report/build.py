@@ -106,8 +106,10 @@ def report_json(chains: Sequence[RunData], *, comparing: bool = False) -> dict[s
             "figures": figures,
             "timings": timings,
         }
-    first = chains[0]
+    first = next((chain for chain in chains if not chain.fault), chains[0])
     run = _run(first) | {"seed": None, "seeds": [chain.seed for chain in chains]}
+    stopped = {chain.label: chain.fault._asdict() for chain in chains if chain.fault}
+    run |= {"stopped": stopped} if stopped else {}
     recipe = {name: value for name, value in first.recipe.items() if name != "seed"}
     return {"run": run, "recipe": recipe | {"seeds": run["seeds"]}, "figures": figures, "timings": timings}
 
@@ -196,6 +198,7 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "label": chain.label,
         "prefix": prefix,
         "seed": chain.seed,
+        "fault": chain.fault,
         "models": chain.model_names,
         "verdicts": verdicts.stage_verdicts(chain),
         "bars": [(bar, cause(chain, bar)) for bar in verdicts.bars(chain)],
@@ -347,17 +350,27 @@ def across(chains: Sequence[RunData]) -> list[dict[str, Any]]:
 
 
 def bars_across(chains: Sequence[RunData]) -> list[dict[str, Any]]:
-    """The bars of the closed world over seeds: each seed's value, how many meet the bar, what limits the rest."""
+    """The bars of the closed world over seeds: each seed's value, how many meet the bar, what limits the rest.
+
+    A seed that was stopped meets none.
+    """
     found = [[(bar, cause(chain, bar)) for bar in verdicts.bars(chain)] for chain in chains]
-    if not all(found) or len({len(rows) for rows in found}) > 1:
+    judged = [rows for rows in found if rows]
+    if len({len(rows) for rows in judged}) != 1:
         return []
+    num_stopped = sum(chain.fault is not None and not rows for chain, rows in zip(chains, found, strict=True))
     return [
         {
             "bar": rows[0][0],
-            "values": [(bar.value.partition(" (")[0], bar.met) for bar, _ in rows],
+            "values": [
+                (one[place][0].value.partition(" (")[0], one[place][0].met) if one else ("–", None)
+                for one in found
+            ],
             "num_met": sum(bar.met is True for bar, _ in rows),
-            "num": len(rows),
-            "limits": Counter(why.limit for _, why in rows if why).most_common(),
+            "num": len(rows) + num_stopped,
+            "limits": Counter(
+                [why.limit for _, why in rows if why] + ["stopped"] * num_stopped
+            ).most_common(),
         }
-        for rows in zip(*found, strict=True)
+        for place, rows in enumerate(zip(*judged, strict=True))
     ]

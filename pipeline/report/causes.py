@@ -78,7 +78,7 @@ def cause(run: RunData, bar: Bar) -> Cause | None:
 def _learned(run: RunData, name: str, kind: str, needed: float) -> Cause:
     """Judge by the reward model's contrast `kind`, of which the target needs the share `needed` in order."""
     main = main_stage(run) or ""
-    stage = _stage(run, main)
+    stage = run.stage_that_made(main)
     steps = _by_stage(run, name)
     if stage is None or stage.kind not in LEARNS_FROM_REWARD:
         return Cause(main, ("no stage after it learnt from a reward", steps))
@@ -341,10 +341,6 @@ def _lineage(run: RunData) -> list[str]:
     while parents.get(found[0]):
         found.insert(0, parents[found[0]])
     return found
-
-
-def _stage(run: RunData, name: str) -> StageData | None:
-    return next((stage for stage in run.stages if stage.name == name), None)
 
 
 def _value(run: RunData, name: str, stage: str) -> float:

@@ -12,8 +12,8 @@ FEWEST_ENDS = 0.5
 MOST_KL = 50.0  # nats per completion; healthy runs sit at 3 to 12, collapsed ones were seen at 50 to 85
 RULE = (
     f"A model counts as collapsed where fewer than {FEWEST_ENDS:.0%} of its answers end, its KL is above "
-    f"{MOST_KL:g} nats per completion, or its mean gold is below that of the model it started from with an "
-    "interval that excludes 0."
+    f"{MOST_KL:g} nats per completion, its mean gold is below that of the model it started from with an "
+    "interval that excludes 0, or its seed was stopped by a fault in its training or in a stage before it."
 )
 
 
@@ -42,14 +42,35 @@ def reasons(run: RunData, model: str) -> list[str]:
 
 
 def collapses(chains: Sequence[RunData]) -> list[Collapses]:
-    """Every aligned model with how many of the chains that evaluated it show it collapsed."""
-    kinds = {stage.name: stage.kind for chain in chains for stage in chain.stages}
+    """Every aligned model with how many of the chains that evaluated it, or lost it, show it collapsed."""
+    names = {
+        stage.name: name
+        for chain in chains
+        for name in chain.model_names
+        if (stage := chain.stage_that_made(name))
+    }
+    lost = {chain.label: [names.get(stage, stage) for stage in _lost(chain)] for chain in chains}
     models = dict.fromkeys(
-        name for chain in chains for name in chain.model_names if kinds.get(name) in ALIGNED
+        [name for chain in chains for name in chain.model_names if chain.kind_of(name) in ALIGNED]
+        + [name for stages in lost.values() for name in stages]
     )
     found = []
     for model in models:
         judged = {chain.label: reasons(chain, model) for chain in chains if model in chain.model_names}
+        judged |= {
+            chain.label: [chain.fault.told] for chain in chains if chain.fault and model in lost[chain.label]
+        }
         why = {label: told for label, told in judged.items() if told}
         found.append(Collapses(model, len(why), len(judged), why))
     return found
+
+
+def _lost(chain: RunData) -> list[str]:
+    """The aligned stages that a fault took: the one that stopped, or all that an earlier stage left undone."""
+    if chain.fault is None:
+        return []
+    done = {stage.name for stage in chain.stages}
+    aligned = [stage["name"] for stage in chain.record["stages"] if stage["stage"] in ALIGNED]
+    if chain.fault.stage in aligned:
+        return [chain.fault.stage]
+    return [name for name in aligned if name not in done]

@@ -136,11 +136,10 @@ def orientation(run: RunData) -> list[Line]:
     """Every model's line, below it what the prototype's stages of its kind reached; empty without a world."""
     if not run.model_names or run.figure("facts/often/right", run.model_names[0]) is None:
         return []
-    kinds = {stage.name: stage.kind for stage in run.stages}
     lines: list[Line] = []
     shown: set[str] = set()
     for model in run.model_names:
-        kind = "base" if model == run.base else kinds.get(model, model)
+        kind = "base" if model == run.base else run.kind_of(model) or model
         lines.append(Line(model, "", _ours(run, model), True))
         if kind not in shown:
             lines += [_theirs(reference) for reference in PROTOTYPE if reference.kind == kind]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from pipeline.metrics import read_metrics
 from pipeline.overoptimisation import Fit, fit, windows
 from pipeline.records import Comparison, Figure, Record, from_json, read_records
 from pipeline.run_directory import (
+    FAULT_JSON,
     NOTES_JSON,
     RUN_JSON,
     STAGE_JSON,
@@ -52,6 +53,19 @@ class StageData:
         return self.record.get("config") or {}
 
 
+class Fault(NamedTuple):
+    """Why one of several seeds stopped: the stage, the last step that it logged, if any, and the cause."""
+
+    stage: str
+    step: int | None
+    cause: str
+
+    @property
+    def told(self) -> str:
+        """The fault in words."""
+        return f"stopped{'' if self.step is None else f' after step {self.step}'}: {self.cause}"
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What the evaluations of one run found, those of several evaluate stages joined."""
@@ -71,6 +85,7 @@ class RunData:
     recipe: dict[str, Any]
     stages: list[StageData]
     evaluation: Evaluation
+    fault: Fault | None = None
 
     @property
     def seed(self) -> int:
@@ -90,6 +105,16 @@ class RunData:
     def stage_of(self, *kinds: str) -> list[StageData]:
         """The finished stages of some kinds."""
         return [stage for stage in self.stages if stage.kind in kinds]
+
+    def stage_that_made(self, model: str) -> StageData | None:
+        """The finished stage of this chain that made an evaluated model; None for one of another run."""
+        name = self._entry(model).get("reference") or model
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+    def kind_of(self, model: str) -> str | None:
+        """The kind of the stage that made a model; by its name alone where the evaluation did not say."""
+        entry, stage = self._entry(model), self.stage_that_made(model)
+        return entry.get("kind", stage.kind if stage else None)
 
     def figure(self, name: str, stage: str) -> Figure | None:
         """One figure, or None."""
@@ -114,6 +139,9 @@ class RunData:
                 if fitted:
                     found[stage.name, name] = fitted
         return found
+
+    def _entry(self, model: str) -> dict[str, Any]:
+        return next((entry for entry in self.evaluation.models if entry["name"] == model), {})
 
     @cached_property
     def _by_measure(self) -> dict[tuple[str, str, str], list[Record]]:
@@ -155,15 +183,27 @@ def read_chain(folder: Path, label: str) -> RunData:
     """Read one chain of stages, without the one that writes the report: it says the same whoever writes it."""
     stages = [_stage(stage_dir(folder, name), name) for name in finished_stages(folder)]
     stages = [stage for stage in stages if stage.kind != "report"]
-    if not stages:
+    record = read_json(folder / RUN_JSON) or {}
+    fault = _fault(folder, record)
+    if not stages and not fault:
         raise InputError(f"{folder} has no finished stage; run it first")
     return RunData(
         label,
-        read_json(folder / RUN_JSON) or {},
+        record,
         _recipe(folder / RECIPE),
         stages,
         _evaluation([stage_dir(folder, stage.name) for stage in stages if stage.kind == "evaluate"]),
+        fault,
     )
+
+
+def _fault(folder: Path, record: dict[str, Any]) -> Fault | None:
+    """The fault of the first stage that has one."""
+    for stage in record.get("stages", ()):
+        found = read_json(stage_dir(folder, stage["name"]) / FAULT_JSON)
+        if found:
+            return Fault(stage["name"], found["step"], found["cause"])
+    return None
 
 
 def _stage(folder: Path, name: str) -> StageData:

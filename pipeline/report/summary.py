@@ -41,12 +41,15 @@ def print_summary(run_dir: Path, console: Console) -> None:
     chains = read_chains(run_dir)
     for chain in chains:
         _print_stages(chain, console)
+        if chain.fault:
+            console.print(f"{chain.label}: {chain.fault.told}", markup=False, highlight=False, soft_wrap=True)
         if chain.model_names:
             _print_figures(chain, console)
             _print_orientation(chain, console)
             _print_targets(chain, console)
-    if chains[0].model_names:
-        _print_prompts(chains[0], console)
+    evaluated = [chain for chain in chains if chain.model_names]
+    if evaluated:
+        _print_prompts(evaluated[0], console)
     failed = [(stage.name, gate) for chain in chains for stage in chain.stages for gate in stage.gates]
     for name, gate in failed:
         if gate["passed"] is False:

@@ -106,12 +106,16 @@ def words(name: str) -> str:
 
 
 def main_stage(run: RunData) -> str | None:
-    """The model that the run is about: the first of kind PPO, else another aligned one, else the last."""
-    kinds = {stage.name: stage.kind for stage in run.stages}
-    for kind in ALIGNED:
-        for name in run.model_names:
-            if kinds.get(name) == kind:
-                return name
+    """The model that the run is about: its own first of kind PPO, else another aligned one, else the last.
+
+    Aligned models of other runs count where it has none of its own.
+    """
+    own = [name for name in run.model_names if run.stage_that_made(name)]
+    for names in (own, run.model_names):
+        for kind in ALIGNED:
+            for name in names:
+                if run.kind_of(name) == kind:
+                    return name
     return run.model_names[-1] if run.model_names else None
 
 

@@ -163,7 +163,8 @@ def run(config: Config, run: StageRun, *, command: str | None = None) -> None:
     asked_for = modules | recorders(modules)
     options = {name: _options(config, name, module) for name, module in asked_for.items()}
     modules = _with_data(modules, options, config, run)
-    everything = Context(run, find_models(run.inputs["models"]), _test_items(run), config, options)
+    models = find_models(run.inputs["models"], run.input_names.get("models"))
+    everything = Context(run, models, _test_items(run), config, options)
     needed = {
         item.id
         for module in recorders(modules).values()
@@ -348,7 +349,13 @@ def summarise(measured: list[tuple[str, Measured]], context: Context, *, command
         figures.append(difference_figure(comparison, unit=unit, seed=context.seed, command=reproduce))
     return {
         "models": [
-            {"name": model.name, "parent": model.parent, "plain": model.plain}
+            {
+                "name": model.name,
+                "parent": model.parent,
+                "plain": model.plain,
+                "kind": model.kind,
+                "reference": model.reference,
+            }
             for model in context.models.values()
         ],
         "figures": [to_json(figure) for figure in figures],

@@ -62,4 +62,5 @@ def run(config: Config, run: StageRun) -> None:
         model.save(folder, policy.tokenizer)
 
     # 3. Held-out accuracy.
-    report(run, pairs.held_out, pairs.held_out_rows, training.score_held_out(run, model, pairs), None)
+    held_out = training.score_held_out(run, model, pairs)
+    report(run, pairs.held_out, pairs.held_out_rows, held_out, None, scale=float(model.scale))

@@ -94,4 +94,4 @@ def run(config: Config, run: StageRun) -> None:
     # 4. Held-out accuracy, beside what shuffled labels and length alone give.
     held_out = training.score_held_out(run, model, pairs)
     control = training.shuffled_control(config, run, policy, pairs, known)
-    report(run, pairs.held_out, pairs.held_out_rows, held_out, control)
+    report(run, pairs.held_out, pairs.held_out_rows, held_out, control, scale=float(model.scale))

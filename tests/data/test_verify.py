@@ -48,3 +48,27 @@ def test_right_is_the_same_number_however_written():
     assert not is_right(truth, "It costs a lot.")
     assert not is_checkable({"answer": "many"})
     assert not is_checkable({"value": "3"})
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("So the answer is:\n- 5", "5"),  # a bullet
+        ("10 - 5", "5"),
+        ("10 -5", "5"),
+        ("$10 - $5", "5"),
+        ("1. - 5", "5"),
+        ("-5", "-5"),
+        ("-$5", "-5"),
+        ("$-5", "-5"),
+        ("$ 5", "5"),
+        ("-$ 5", "-5"),
+        ("= -5", "-5"),
+        ("7 - 12 = -5", "-5"),
+        ("(-5)", "-5"),
+        ("it is -5", "-5"),
+        ("#### -5", "-5"),
+    ],
+)
+def test_a_bullet_and_a_minus_between_numbers_are_no_sign(text, number):
+    assert final_number(text) == Decimal(number)

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from pipeline.checkpoint import StorageFault
 from pipeline.errors import GateStopped, Interrupted, TrainingFault
 from pipeline.graph import load_recipe
 from pipeline.plan import format_plan, make_plan
+from pipeline.run import StageRun
 from pipeline.schedule import Selection
 
 
@@ -97,6 +99,25 @@ def test_exit_codes(error, code, capsys):
 
     assert cli.run_safely(work) == code
     assert ("Traceback" in capsys.readouterr().err) == isinstance(error, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_seed_that_stopped_is_told_at_the_end_with_the_faults_code(toy, fledge, monkeypatch, options):
+    """The other seeds are done and shown by then."""
+    monkeypatch.setattr("pipeline.graph.load_recipe", partial(load_recipe, package="toy_stages"))
+    original = StageRun.log
+
+    def log(self, step, **values):
+        if (self.seed, self.name) == (1, "tuned"):
+            raise TrainingFault(f"{self.name}: KL is 90 nats")
+        original(self, step, **values)
+
+    monkeypatch.setattr(StageRun, "log", log)
+    code, out, err = fledge("run", "recipe.yaml", "--set", "seeds=[1, 2]", *options)
+    assert code == 1
+    assert "error: seed 1, tuned: KL is 90 nats" in err
+    assert "the same command tries it again" in err
+    assert '"action": "stopped"' in out if options else "seed 2: stages" in out
 
 
 def test_a_message_cannot_act_on_the_terminal(capsys):

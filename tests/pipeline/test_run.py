@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from pipeline.errors import GateStopped, Interrupted
+from pipeline.errors import GateStopped, Interrupted, TrainingFault
 from pipeline.execute import execute
 from pipeline.graph import load_recipe
 from pipeline.metrics import MetricsFile, read_metrics
@@ -235,6 +235,52 @@ def test_several_seeds_lie_beside_each_other_and_equal_single_runs(toy):
     several, single = results("runs/toy/seeds/5"), results("runs/single")
     assert several == single
     assert [stage.action for stage in run("seeds=[2, 5]").stages] == ["skip"] * 8
+
+
+def explodes(monkeypatch, seed, step):
+    """Let the second toy training of one seed stop at a step, each time it gets there."""
+    original = StageRun.log
+
+    def log(self, at, **values):
+        if (self.seed, self.name, at) == (seed, "tuned", step):
+            raise TrainingFault(f"{self.name}: the loss of step {at} is nan")
+        original(self, at, **values)
+
+    monkeypatch.setattr(StageRun, "log", log)
+
+
+def test_a_seed_whose_training_stops_does_not_take_the_others_along(toy, monkeypatch):
+    explodes(monkeypatch, 2, 5)
+    outcome = run("seeds=[2, 3, 5]")
+    assert [(s.seed, s.stage) for s in outcome.stages if s.action == "stopped"] == [(2, "tuned")]
+    assert [stage.seed for stage in outcome.stages].count(2) == 3  # what comes after it is missing
+    assert Path("runs/toy/run.json").is_file()
+    for seed in (3, 5):
+        run(f"seed={seed}", name=f"single{seed}")
+        assert results(f"runs/toy/seeds/{seed}") == results(f"runs/single{seed}")
+    fault = json.loads(Path("runs/toy/seeds/2/stages/tuned/fault.json").read_text())
+    assert fault == {"step": 4, "cause": "tuned: the loss of step 5 is nan"}
+
+
+def test_the_same_command_tries_a_stopped_seed_again_from_its_checkpoint(toy):
+    with pytest.MonkeyPatch.context() as patch:
+        explodes(patch, 2, 5)
+        first = run("seeds=[2, 3]")
+        again = run("seeds=[2, 3]")
+    assert [stage.action for stage in again.stages] == ["skip"] * 2 + ["stopped"] + ["skip"] * 4
+    assert again.faults == ("seed 2, tuned: the loss of step 5 is nan",) == first.faults
+    mended = run("seeds=[2, 3]")
+    assert "continues after step 4" in mended.stages[2].reasons[0]
+    assert mended.faults == ()
+    run("seed=2", name="single")
+    assert results("runs/toy/seeds/2") == results("runs/single")
+
+
+def test_without_seeds_a_fault_ends_the_run(toy, monkeypatch):
+    explodes(monkeypatch, 2, 5)
+    with pytest.raises(TrainingFault, match="step 5 is nan"):
+        run("seed=2")
+    assert not list(Path("runs/toy").rglob("fault.json"))
 
 
 @pytest.mark.parametrize("name", ["../../x", "/tmp/x", "", ".hidden", "a" * 65, "a\x00b", "a b", "a\n", "é"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -80,6 +81,21 @@ def test_without_it_no_untrained_model_is_asked(chain):
     run, figures = evaluated(chain, suite=["form"], untrained=False)
     assert "untrained" not in figures["length", "sft"]["nulls"]
     assert not (run.dir / "records.untrained.jsonl").exists()
+
+
+def test_every_model_is_written_down_with_the_stage_that_made_it(chain):
+    """Two models of one name, as where a run evaluates its PPO beside that of another run."""
+    other = chain.parent / "other"
+    shutil.copytree(chain, other)
+    folders = [other / "stages" / "ppo", chain / "stages" / "ppo"]
+    names = {"models": ["other/ppo", "ppo"]}
+    run = StageRun("evaluate", chain, inputs={"models": folders}, input_names=names)
+    evaluate.run(evaluate.config_class({"suite": ["form"]})(suite=["form"]), run)
+    models = json.loads((run.dir / "figures.json").read_text())["models"]
+    assert [(model["name"], model["kind"], model["reference"]) for model in models] == [
+        ("ppo", "ppo", "other/ppo"),
+        ("ppo_2", "ppo", "ppo"),
+    ]
 
 
 def evaluated(chain, name="evaluate", **settings):

@@ -298,6 +298,37 @@ def test_several_seeds_show_median_and_range(several_seeds, no_pictures):
     assert len(set(parsed.ids)) == len(parsed.ids)
 
 
+def test_seeds_that_stopped_are_told_beside_those_that_ended(several_seeds, tmp_path, no_pictures):
+    """One stopped in PPO, one before any stage ended: the report is of the others, with what became of these."""
+    folder = tmp_path / "run"
+    shutil.copytree(several_seeds, folder)
+    record = json.loads((folder / "run.json").read_text())
+    write_json(folder / "run.json", {**record, "seeds": [0, 1, 2, 3]})
+    shutil.copytree(folder / "seeds" / "1", folder / "seeds" / "2")
+    for name in ("evaluate", "report"):
+        shutil.rmtree(folder / "seeds" / "2" / "stages" / name)
+    (folder / "seeds" / "2" / "stages" / "ppo" / "stage.json").unlink()
+    write_json(
+        folder / "seeds" / "2" / "stages" / "ppo" / "fault.json", {"step": 7, "cause": "ppo: KL is 90"}
+    )
+    stages = folder / "seeds" / "3" / "stages"
+    stages.mkdir(parents=True)
+    write_json(folder / "seeds" / "3" / "run.json", {**record, "seed": 3})
+    (stages / "pretrain").mkdir()
+    write_json(stages / "pretrain" / "fault.json", {"step": None, "cause": "pretrain: the loss is nan"})
+    report = build_report([folder])
+    assert "ppo: 2 of 4 collapsed." in report.html
+    assert "stopped after step 7: ppo: KL is 90" in report.html
+    assert "This seed was stopped: pretrain: the loss is nan" in report.html
+    assert "limit where not" in report.html  # the targets of those that were evaluated
+    stopped = json.loads(report.json)["run"]["stopped"]
+    assert stopped["seed 2"] == {"stage": "ppo", "step": 7, "cause": "ppo: KL is 90"}
+    console = Console(width=140, record=True, force_terminal=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_summary(folder, console)
+    console.file.close()
+    assert "seed 3: stopped: pretrain: the loss is nan" in console.export_text()
+
+
 def test_two_runs_are_compared_side_by_side(artificial_run, several_seeds, no_pictures):
     report = build_report([artificial_run, several_seeds / "seeds" / "1"])
     data = json.loads(report.json)

@@ -134,6 +134,9 @@ def test_the_implicit_reward_scores_like_the_log_ratio_and_survives_its_folder(i
     run = StageRun("implicit", tmp_path / "run", seed=5, inputs={**inputs, "tuned": finished.dir})
     implicit_reward.run(implicit_reward.Config(normalise_prompts=3, max_new_tokens=8, beta=0.5), run)
     assert run.notes["accuracy_without_noise"] == finished.notes["accuracy_without_noise"]
+    assert run.notes["scale"] != pytest.approx(1, rel=0.1)
+    errors = [one.notes["calibration_error"]["value"] for one in (run, finished)]
+    assert errors[0] == pytest.approx(errors[1], abs=1e-5)
     loaded = load_reward(run.dir / "model")
     assert isinstance(loaded, ImplicitReward)
     items = [Item("a", user("What is tea?"))] * 2

@@ -16,7 +16,9 @@ from pipeline.run import StageRun
 from pipeline.stages import reward as stage
 from reward.functions import load_function
 from reward.model import RewardModel
+from reward.preference import calibration, probability
 from reward.role_adapters import POLICY, Trunk
+from reward.scoring import Row
 
 GOOD = ["kind", "nice", "good", "warm"]
 BAD = ["rude", "cold", "evil", "sour"]
@@ -104,6 +106,7 @@ def test_the_control_stands_beside_the_accuracy(make_run):
     stage.run(settings(control_pairs=96), run)
     assert 0 <= run.notes["shuffled_labels_accuracy"] <= 1
     assert "by shuffled labels" in run.gate_records[0]["message"]
+    assert run.notes["shuffled_labels"]["value"] == pytest.approx(run.notes["shuffled_labels_accuracy"])
     assert 0 <= run.notes["longer_accuracy"] <= 1
 
 
@@ -246,11 +249,103 @@ def test_figures_of_the_report_by_hand():
     true = reward_report.true_order([*pairs, flipped, unknown], hits)
     assert true[:5].tolist() == [1.0, 0.0, 1.0, 0.5, 1.0]
     assert bool(true[5].isnan())
-    thirds = reward_report.by_thirds(hits, torch.tensor([6.0, 5.0, 4.0, 3.0, 2.0, 1.0]))
-    assert [third["accuracy"] for third in thirds] == [0.5, 0.75, 0.5]
+    thirds = reward_report.by_thirds(hits, torch.tensor([6.0, 5.0, 4.0, 3.0, 2.0, 1.0]), list("abcdef"))
+    assert [third["value"] for third in thirds] == [0.5, 0.75, 0.5]
     assert [third["mean"] for third in thirds] == [1.5, 3.5, 5.5]
-    assert reward_report.correlation(hits, 2 * hits + 1) == pytest.approx(1)
-    assert reward_report.correlation(hits, torch.ones(6)) is None
+    assert [third["n"] for third in thirds] == [2, 2, 2]
+    of = list("aabbcc")
+    assert reward_report.correlation(hits, 2 * hits + 1, of, key=1)["value"] == pytest.approx(1)
+    assert reward_report.correlation(hits, torch.ones(6), of, key=1) is None
+    other = torch.tensor([3.0, 1.0, 2.0, 2.5, 0.0, 4.0])
+    expected = torch.corrcoef(torch.stack([hits, other]))[0, 1].item()
+    found = reward_report.correlation(hits, other, of, key=1)
+    assert found["value"] == pytest.approx(expected, abs=1e-6)
+    assert found["low"] <= expected <= found["high"]
+
+
+def told_by(folder, hits, *, lengths=None, noise=0.0, control=None):
+    """The run of a report on pairs that are met (1) or not (0); `noise` is the share of wrong labels."""
+    pairs, scores = [], []
+    for n, hit in enumerate(hits):
+        wrong = n < noise * len(hits)
+        golds = (-1.0, 1.0) if wrong else (1.0, -1.0)
+        kind = f"right_over_{'wrong' if n % 2 else 'abstain'}/{'often' if n % 4 < 2 else 'never'}"
+        pairs.append(PreferenceRow(f"p{n}", user("?"), "a", "b", f"c{n}", kind, None, *golds))
+        scores.append([1.0, 0.0] if bool(hit) != wrong else [0.0, 1.0])
+    lengths = lengths or [3] * len(hits)
+    rows = [Row([1] * (1 + length), 1) for length in lengths for _ in range(2)]
+    run = StageRun("reward", folder, input_names={"preferences": ["pairs"]})
+    run.said = []
+    run.say = run.said.append
+    control = (
+        None if control is None else torch.tensor([[1.0, 0.0] if hit else [0.0, 1.0] for hit in control])
+    )
+    reward_report.report(run, pairs, rows, torch.tensor(scores), control)
+    return run
+
+
+def test_pairs_are_trivial_where_the_true_order_is_met_whatever_the_noise_of_the_labels(tmp_path):
+    """Of labels that are wrong in 12 of 100 no model meets more than .88."""
+    hits = [n % 20 != 0 for n in range(200)]
+    run = told_by(tmp_path / "easy", hits, noise=0.12)
+    assert run.notes["accuracy_on_labels"]["value"] < 0.9
+    assert [text for text in run.said if "95% of the pairs" in text and "trivial" in text]
+    assert "trivial" in run.gate_records[0]["message"]
+    assert not told_by(tmp_path / "hard", [n % 4 != 0 for n in range(200)], noise=0.12).said
+
+
+def test_a_failed_gate_names_the_stage_to_mend(tmp_path):
+    run = told_by(tmp_path / "fails", [n % 2 == 0 for n in range(200)])
+    (gate,) = run.gate_records
+    assert gate["passed"] is False
+    assert "mend reward (more training or another learning_rate) or its pairs in pairs" in gate["message"]
+    assert (
+        "mend"
+        not in told_by(tmp_path / "passes", [n % 4 != 0 for n in range(200)]).gate_records[0]["message"]
+    )
+
+
+def test_the_gate_looks_at_every_length(tmp_path):
+    """Short and middling pairs are met, long ones by chance: the whole is above chance."""
+    hits = [n < 200 or n % 2 == 0 for n in range(300)]
+    run = told_by(tmp_path / "long", hits, lengths=[3 + n // 100 for n in range(300)])
+    (gate,) = run.gate_records
+    assert run.notes["accuracy_without_noise"]["low"] > 0.7
+    assert gate["passed"] is False
+    assert "not shown to be above .5 among pairs of 5 tokens: 0.500" in gate["message"]
+    assert told_by(tmp_path / "even", hits, lengths=[3 + n % 3 for n in range(300)]).gate_records[0]["passed"]
+
+
+def test_the_control_is_judged_and_groups_have_their_accuracy(tmp_path):
+    hits = [n % 4 != 0 for n in range(200)]
+    near = told_by(tmp_path / "near", hits, control=[n % 2 for n in range(200)])
+    assert "0.500 (0.431 to 0.569) by shuffled labels, which holds .5" in near.gate_records[0]["message"]
+    far = told_by(tmp_path / "far", hits, control=[n % 3 == 0 for n in range(200)])
+    assert "by shuffled labels, which does not hold .5" in far.gate_records[0]["message"]
+    assert far.gate_records[0]["passed"]
+    groups = far.notes["accuracy_by_group"]
+    assert {name: (row["n"], row["value"]) for name, row in groups.items()} == {
+        "never": (100, 1.0),
+        "often": (100, 0.5),
+    }
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 4.0])
+def test_the_calibration_error_is_that_of_the_raw_scores(tmp_path, scale):
+    """Pairs whose chosen one wins as often as Bradley-Terry says, whatever the model's normalisation."""
+    generator = torch.Generator().manual_seed(3)
+    raw = torch.randn(6000, 2, generator=generator) * 1.5
+    swapped = torch.rand(6000, generator=generator) > probability(*raw.unbind(dim=1))
+    raw[swapped] = raw[swapped].flip(1)
+    pairs = [PreferenceRow(f"p{n}", user("?"), "a", "b", f"c{n}") for n in range(6000)]
+    rows = [Row([1, 2, 3 + n % 3], 1) for n in range(12000)]
+    run = StageRun("reward", tmp_path)
+    reward_report.report(run, pairs, rows, (raw - 0.3) / scale, None, scale=scale)
+    # The error to expect of ten bins of 6,000 pairs by chance is .01.
+    found = run.notes["calibration_error"]
+    assert found["value"] < 0.02
+    assert found["value"] == pytest.approx(calibration(*raw.unbind(dim=1)).error, abs=1e-6)
+    assert found["low"] <= found["value"] <= found["high"] < 0.04
 
 
 def test_memory_that_runs_out_halves_the_micro_batch_and_keeps_the_pairs(make_run, monkeypatch):

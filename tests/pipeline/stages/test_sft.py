@@ -103,7 +103,16 @@ def test_learns_the_answers_and_to_stop(world):
 def test_an_untrained_model_fails_the_gates(world):
     run = stage_run(world, "untrained")
     stage.run(settings(epochs=1, learning_rate=1e-9), run)
-    assert {gate["name"]: gate["passed"] for gate in run.gate_records}["end_rate"] is False
+    gates = {gate["name"]: gate for gate in run.gate_records}
+    assert gates["end_rate"]["passed"] is False
+    # What does not change is no worse either: the loss must fall.
+    run.log(0, held_out_loss=0.0)
+    run.cut_metrics(-1)
+    run.log(0, held_out_loss=0.0)
+    sft.gates(settings(), run, 1)
+    (failed,) = (gate for gate in run.gate_records if gate["name"] == "held_out_loss")
+    assert failed["passed"] is False
+    assert "mend untrained: lower learning_rate (now" in failed["message"]
 
 
 def test_only_what_the_assistant_says_pulls(world):
