@@ -164,6 +164,7 @@ def run(config: Config, run: StageRun, *, command: str | None = None) -> None:
     options = {name: _options(config, name, module) for name, module in asked_for.items()}
     modules = _with_data(modules, options, config, run)
     everything = Context(run, find_models(run.inputs["models"]), _test_items(run), config, options)
+    modules = _that_can_run(modules, everything)
     needed = {
         item.id
         for module in recorders(modules).values()
@@ -282,6 +283,30 @@ def _with_data(
     if modules and len(absent) == len(modules):
         raise InputError(f"nothing to evaluate: no files of {', '.join(absent)}; {remedy}")
     return {name: module for name, module in modules.items() if name not in absent}
+
+
+def _that_can_run(modules: dict[str, ModuleType], context: Context) -> dict[str, ModuleType]:
+    """Leave out what only a whole suite names and what these models cannot be asked here; noted, with why.
+
+    Raises:
+        InputError: one that is named, or that has settings of its own, cannot run; or nothing is left.
+    """
+    left_out: dict[str, str] = {}
+    for name, module in modules.items():
+        if is_benchmark(module) or not hasattr(module, "items"):
+            continue
+        try:
+            module.items(context)
+        except InputError as error:
+            if name in (context.config.suite or ()) or context.options[name] != module.Config():
+                raise
+            left_out[name] = str(error)
+    if left_out:
+        context.run.note(evaluations_left_out=left_out)
+        context.run.say(f"left out, as they cannot run here: {'; '.join(left_out.values())}")
+    if modules and len(left_out) == len(modules):
+        raise InputError(f"nothing to evaluate: {'; '.join(left_out.values())}")
+    return {name: module for name, module in modules.items() if name not in left_out}
 
 
 def score_answers(name: str, module: ModuleType, context: Context) -> list[Record]:
