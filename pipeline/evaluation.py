@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data.errors import InputError
 from pipeline.graph import data_root_of
@@ -15,6 +16,7 @@ from pipeline.run_directory import (
     RUN_JSON,
     STAGE_JSON,
     find_run,
+    find_stage,
     finished_stages,
     read_json,
     seed_dir,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MODELS = ("pretrain", "pretrained", "sft", "ppo", "dpo", "rloo", "grpo", "peak")
+RUNS = Path("runs")
 SINGLE = ("corpus", "preferences", "reward")
 
 
@@ -34,13 +37,14 @@ def evaluate(
     suite: Sequence[str] | None = None,
     data: str | None = None,
     data_root: str | None = None,
-    runs_dir: Path = Path("runs"),
+    runs_dir: Path = RUNS,
     as_json: bool = False,
 ) -> dict[str, Any]:
     """Evaluate runs or models and print the figures; returns them in the shape of report.json.
 
     Args:
-        sources: one run (all its models are compared), or stage folders, Hugging Face folders or ids.
+        sources: one run (the models that its evaluation compares, or all), or stage folders, Hugging Face
+            folders or ids.
         suite: evaluations by name, or whole suites; None takes all that need no data beside the run's.
         data: the run whose items, pairs and texts are used; needed where no source belongs to a run and the
             suite names no benchmark, which brings its own.
@@ -56,8 +60,9 @@ def evaluate(
     started = time.monotonic()
     wanted = None if suite is None else _checked(suite)
     root = data_root_of(data_root)
+    command = _command(sources, data_root, runs_dir)
     jobs = _jobs(sources, data, runs_dir, benchmarks=bool(wanted))
-    found = [_results(chain, models, suite, root) for chain, models in jobs]
+    found = [_results(job, suite, root, command) for job in jobs]
     results: dict[str, Any] = {
         "run": [label for label, _ in found] if len(found) > 1 else found[0][0],
         "recipe": None,
@@ -86,44 +91,58 @@ def _checked(suite: Sequence[str]) -> list[str]:
     return [name for name in evaluations(suite) if is_benchmark(open_folder.load(EVALS, name))]
 
 
-def _jobs(
-    sources: Sequence[str], data: str | None, runs_dir: Path, *, benchmarks: bool
-) -> list[tuple[Path | None, list[Path]]]:
-    """Pairs of the chain that supplies the data (None: the benchmarks' own), and the models to evaluate."""
+def _command(sources: Sequence[str], data_root: str | None, runs_dir: Path) -> str:
+    """The command as it was given, without the suite: each figure names its own."""
+    options = ["--data-root", data_root] if data_root else []
+    options += ["--runs-dir", str(runs_dir)] if runs_dir != RUNS else []
+    return shlex.join(["fledge", "evaluate", *sources, *options])
+
+
+class Job(NamedTuple):
+    """Models that are evaluated together, on the data of a chain; None where benchmarks bring their own."""
+
+    chain: Path | None
+    models: list[Path]
+
+
+def _jobs(sources: Sequence[str], data: str | None, runs_dir: Path, *, benchmarks: bool) -> list[Job]:
+    """What is evaluated: the chains of one run, or all the sources together."""
     if (
         len(sources) == 1
         and not (Path(sources[0]) / "config.json").is_file()
         and _is_run(sources[0], runs_dir)
     ):
         chains = _chains(find_run(runs_dir, sources[0]))
-        return [(chain, [stage_dir(chain, name) for name in _stages(chain, MODELS)]) for chain in chains]
-    models = [path for source in sources for path in _models(source, runs_dir)]
+        return [Job(chain, _inputs(chain)["models"]) for chain in chains]
+    named = [_named(source, runs_dir) for source in sources]
+    models = [model for job in named for model in job.models]
     if data is not None:
-        return [(_chains(find_run(runs_dir, data))[0], models)]
-    owners = [path.parent.parent for path in models if (path / STAGE_JSON).is_file()]
+        return [Job(_chains(find_run(runs_dir, data))[0], models)]
+    owners = [job.chain for job in named if job.chain]
     if not owners and not benchmarks:
         raise InputError(
             f"{', '.join(sources)}: no run to take the questions from; evaluate a run or a stage of one, name "
             "one as well (fledge evaluate RUN MODEL), or name benchmarks: --suite truthfulness,bias"
         )
-    return [(owners[0] if owners else None, models)]
+    return [Job(owners[0] if owners else None, models)]
 
 
 def _is_run(source: str, runs_dir: Path) -> bool:
     return any((path / RUN_JSON).is_file() for path in (Path(source), runs_dir / source))
 
 
-def _models(source: str, runs_dir: Path) -> list[Path]:
+def _named(source: str, runs_dir: Path) -> Job:
     """The models that a source names: those of a run, one of its stages (`run/stage`), or a model itself."""
     if _is_run(source, runs_dir):
         chain = _chains(find_run(runs_dir, source))[0]
-        return [stage_dir(chain, name) for name in _stages(chain, MODELS)]
+        return Job(chain, _inputs(chain)["models"])
     run, _, stage = source.rpartition("/")
     if run and _is_run(run, runs_dir):
         chain = _chains(find_run(runs_dir, run))[0]
         if stage in finished_stages(chain):
-            return [stage_dir(chain, stage)]
-    return [Path(source)]
+            return Job(chain, [stage_dir(chain, stage)])
+    path = Path(source)
+    return Job(path.parent.parent if (path / STAGE_JSON).is_file() else None, [path])
 
 
 def _chains(run_dir: Path) -> list[Path]:
@@ -139,8 +158,35 @@ def _stages(chain: Path, kinds: Sequence[str]) -> list[str]:
     ]
 
 
+def _inputs(chain: Path) -> dict[str, list[Path]]:
+    """The folders that a chain's own evaluation reads, by role; without one, all models and the last of the rest.
+
+    Raises:
+        InputError: a stage of another run among them is not there any more.
+    """
+    recorded = _evaluation(chain).get("inputs") or {}
+    if recorded.get("models"):
+        return {role: [_input(chain, name) for name, _ in pairs] for role, pairs in recorded.items()}
+    found = {kind: _stages(chain, (kind,))[-1:] for kind in SINGLE} | {"models": _stages(chain, MODELS)}
+    return {role: [stage_dir(chain, name) for name in names] for role, names in found.items()}
+
+
+def _input(chain: Path, name: str) -> Path:
+    """The folder of a stage of the chain, or of another run that lies beside the chain's."""
+    run, _, stage = name.rpartition("/")
+    if not run:
+        return stage_dir(chain, stage)
+    above = chain.absolute().parent.parent
+    run_dir = above if (above / RUN_JSON).is_file() else chain.absolute()  # of several seeds, or of one
+    seed = (read_json(chain / RUN_JSON) or {}).get("seed")
+    folder, problem = find_stage(run_dir.parent, run, stage, seed)
+    if problem:
+        raise InputError(f"the evaluation of {chain} {problem}; run it again")
+    return folder
+
+
 def _results(
-    chain: Path | None, models: list[Path], suite: Sequence[str] | None, data_root: Path | None
+    job: Job, suite: Sequence[str] | None, data_root: Path | None, command: str
 ) -> tuple[str, dict[str, Any]]:
     """Run the evaluate stage in a folder of its own on a chain's data; the chain's label and the results.
 
@@ -150,9 +196,10 @@ def _results(
     from pipeline.run import StageRun
     from pipeline.stages import evaluate as stage
 
+    chain, models = job
     if not models:
         raise InputError(f"{chain} has no finished model yet; run it first")
-    settings = _settings(chain) if chain else {}
+    settings = dict(_evaluation(chain).get("config") or {}) if chain else {}
     if suite is not None:
         settings["suite"] = list(suite)
     model = stage.config_class(settings)
@@ -165,10 +212,7 @@ def _results(
     if chain:
         record = read_json(chain / RUN_JSON) or {}
         label = record.get("recipe", chain.name)
-        for kind in SINGLE:
-            names = _stages(chain, (kind,))
-            if names:
-                inputs[kind] = stage_dir(chain, names[-1])
+        inputs |= {kind: folders[0] for kind, folders in _inputs(chain).items() if kind in SINGLE and folders}
     seed = int(record.get("seed") or 0)
     what = {"settings": config.model_dump(mode="json"), "seed": seed, "label": label}
     with kept_work(what, [*models, *(inputs[kind] for kind in SINGLE if kind in inputs)]) as folder:
@@ -181,15 +225,14 @@ def _results(
             data_root=data_root,
             reporter=make_reporter(),
         )
-        stage.run(config, run, command=f"fledge evaluate {label}")
+        stage.run(config, run, command=command)
         return label, json.loads((run.dir / "figures.json").read_text(encoding="utf-8"))
 
 
-def _settings(chain: Path) -> dict[str, Any]:
-    """The settings of the chain's own evaluation, so that figures can be reproduced; defaults without one."""
+def _evaluation(chain: Path) -> dict[str, Any]:
+    """The record of the chain's own evaluation; empty without one."""
     names = _stages(chain, ("evaluate",))
-    record = read_json(stage_dir(chain, names[-1]) / STAGE_JSON) if names else None
-    return dict((record or {}).get("config") or {})
+    return (read_json(stage_dir(chain, names[-1]) / STAGE_JSON) if names else None) or {}
 
 
 def print_figures(label: str, results: dict[str, Any], console: Console) -> None:

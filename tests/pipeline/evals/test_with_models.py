@@ -2,6 +2,8 @@
 
 import json
 import math
+import shlex
+import shutil
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from data.errors import InputError
 from data.rows import Item, TextRow, user, write_jsonl
 from pipeline import answers
 from pipeline.checkpoint import write_json
+from pipeline.cli import app
 from pipeline.evaluation import evaluate as evaluate_sources
 from pipeline.records import read_records
 from pipeline.run import StageRun
@@ -187,8 +190,59 @@ def test_the_command_gives_the_figures_of_the_run(chain, capsys):
     printed = json.loads(capsys.readouterr().out)
     assert list(printed) == ["run", "recipe", "figures", "timings"]
     found = {(figure["name"], figure["stage"]): figure for figure in printed["figures"]}
-    assert found["kl", "ppo"] == figures["kl", "ppo"]
-    assert found["kl", "ppo"]["command"] == "fledge evaluate tiny --suite kl"
+    command = f"fledge evaluate tiny --runs-dir {chain.parent} --suite kl"
+    assert found["kl", "ppo"] == figures["kl", "ppo"] | {"command": command}
+
+
+def other_run(chain):
+    """A run with a corpus of its own, which evaluates its model beside one of `tiny`, on the corpus of that."""
+    folder, stages = chain.parent / "other", chain / "stages"
+    shutil.copytree(stages / "pretrain" / "model", folder / "stages" / "dpo" / "model")
+    write_json(folder / "stages" / "dpo" / "stage.json", {"stage": "dpo"})
+    corpus = folder / "stages" / "corpus"
+    corpus.mkdir()
+    write_json(corpus / "stage.json", {"stage": "corpus"})
+    write_jsonl(corpus / "items.test.jsonl", [Item("a", user("Who was here?"))])
+    names = ["corpus", "dpo", "evaluate"]
+    write_json(folder / "run.json", {"recipe": "other", "seed": 3, "stages": [{"name": n} for n in names]})
+    inputs = {"corpus": stages / "corpus", "models": [stages / "sft", folder / "stages" / "dpo"]}
+    run = StageRun("evaluate", folder, seed=3, inputs=inputs)
+    config = evaluate.Config(suite=("form",), max_new_tokens=9)
+    evaluate.run(config, run)
+    record = {
+        "stage": "evaluate",
+        "config": config.model_dump(mode="json"),
+        "inputs": {"corpus": [["tiny/corpus", "0"]], "models": [["tiny/sft", "0"], ["dpo", "0"]]},
+    }
+    write_json(run.dir / "stage.json", record)
+    return json.loads((run.dir / "figures.json").read_text())["figures"]
+
+
+def test_the_recorded_command_gives_the_figures_of_a_run_that_uses_another(chain, monkeypatch, capsys):
+    figures = other_run(chain)
+    monkeypatch.chdir(chain.parent.parent)
+    (command,) = {figure["command"] for figure in figures}
+    app([*shlex.split(command)[1:], "--json"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)["figures"] == figures
+    assert {figure["n"] for figure in figures} == {7}
+
+
+def test_a_run_of_which_another_uses_a_stage_that_is_gone_is_named(chain):
+    other_run(chain)
+    shutil.rmtree(chain)
+    with pytest.raises(InputError, match="names run tiny, which is not in"):
+        evaluate_sources(["other"], runs_dir=chain.parent)
+
+
+def test_the_recorded_command_names_the_sources_as_they_were_given(chain, tmp_path, capsys):
+    finished(chain)
+    other = str(chain / "stages" / "pretrain" / "model")
+    options = {"suite": ["form"], "runs_dir": chain.parent, "data_root": str(tmp_path)}
+    found = evaluate_sources(["tiny/sft", other], **options)
+    command = (
+        f"fledge evaluate tiny/sft {other} --data-root {tmp_path} --runs-dir {chain.parent} --suite form"
+    )
+    assert {figure["command"] for figure in found["figures"]} == {command}
 
 
 def test_an_interrupted_command_goes_on_with_the_answers_there_are(chain, cache, monkeypatch, capsys):
