@@ -12,6 +12,7 @@ from data.chat import encode_plain
 from data.errors import InputError
 from data.rows import Item, TextRow, user, write_jsonl
 from pipeline import answers
+from pipeline.byte_ngram import gzip_bits_per_byte
 from pipeline.checkpoint import write_json
 from pipeline.cli import app
 from pipeline.evaluation import evaluate as evaluate_sources
@@ -151,6 +152,19 @@ def test_a_document_longer_than_the_context_is_cut(chain):
     rows = [row for row in read_records(run.dir / "records.jsonl") if row.measure == "nats"]
     assert max(row.weight for row in rows) < 48
     assert all(row.score > 0 for row in rows)
+
+
+def test_a_document_is_cut_to_the_same_text_for_all_models(chain, tiny_llama, tokenizer):
+    longer = tiny_llama(vocabulary=len(tokenizer), seed=2, context=512)
+    longer.save_pretrained(chain / "stages" / "sft" / "model")
+    text = " ".join(TEXTS)
+    write_jsonl(chain / "stages" / "corpus" / "text.valid.jsonl", [TextRow("a", text)])
+    run, figures = evaluated(chain, suite=["held_out_loss"])
+    rows = [row for row in read_records(run.dir / "records.jsonl") if row.measure == "bits"]
+    (num_bytes,) = {row.weight for row in rows}
+    assert num_bytes < len(text)
+    floor = gzip_bits_per_byte(text.encode()[: int(num_bytes)])
+    assert figures["loss/bits_per_byte", "sft"]["nulls"]["gzip"] == floor
 
 
 def test_a_question_that_leaves_no_room_for_an_answer_is_left_out_for_all_and_counted(chain):
