@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data.errors import InputError
 from pipeline.graph import data_root_of
+from pipeline.kept_evaluation import keep, keep_seeds, new_folder
 from pipeline.kept_work import kept_work
 from pipeline.run_directory import (
     RUN_JSON,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 MODELS = ("pretrain", "pretrained", "sft", "ppo", "dpo", "rloo", "grpo", "peak")
 RUNS = Path("runs")
+SIDES = ("before", "after")
 SINGLE = ("corpus", "preferences", "reward")
 
 
@@ -39,8 +41,12 @@ def evaluate(
     data_root: str | None = None,
     runs_dir: Path = RUNS,
     as_json: bool = False,
+    to: Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluate runs or models and print the figures; returns them in the shape of report.json.
+    """Evaluate runs or models and print the figures.
+
+    Returns them in the shape of report.json, with the comparisons, with how many items of a figure could not be
+    scored, and with the notes of the evaluation.
 
     Args:
         sources: one run (the models that its evaluation compares, or all), or stage folders, Hugging Face
@@ -51,9 +57,10 @@ def evaluate(
         data_root: the folder of the benchmarks' files; None takes FLEDGE_DATA.
         runs_dir: where runs are looked for by name.
         as_json: print JSON instead of a table.
+        to: a new folder for the records, figures and notes, and a page of them; None keeps nothing.
 
     Raises:
-        InputError: an unknown evaluation or run, or no data to evaluate on.
+        InputError: an unknown evaluation or run, or no data to evaluate on, or a folder that holds something.
     """
     from rich.console import Console
 
@@ -62,19 +69,45 @@ def evaluate(
     root = data_root_of(data_root)
     command = _command(sources, data_root, runs_dir)
     jobs = _jobs(sources, data, runs_dir, benchmarks=bool(wanted))
-    found = [_results(job, suite, root, command) for job in jobs]
+    with new_folder(to) as folder:
+        found = [_results(job, suite, root, command, folder, of_several=len(jobs) > 1) for job in jobs]
+        if folder and len(jobs) > 1:
+            keep_seeds(folder, found[0].label, found[0].precision, [part.seed for part in found])
     results: dict[str, Any] = {
-        "run": [label for label, _ in found] if len(found) > 1 else found[0][0],
+        "run": _one_or_all([part.label for part in found]),
         "recipe": None,
-        "figures": [figure for _, part in found for figure in part["figures"]],
+        "figures": _joined(found, "figures"),
+        "comparisons": _joined(found, "comparisons"),
+        "unscored": _joined(found, "unscored"),
+        "notes": _one_or_all([part.notes for part in found]),
         "timings": {"seconds": time.monotonic() - started},
     }
     if as_json:
         print(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False))
     else:
-        for label, part in found:
-            print_figures(label, part, Console())
+        for part in found:
+            print_figures(part.label, part.results, Console())
+        if to:
+            print(f"kept in {to}; the page is {to / 'report.html'}")
     return results
+
+
+class Found(NamedTuple):
+    """What one evaluation found: its label, seed and number format, what its figures.json holds, and notes."""
+
+    label: str
+    seed: int
+    precision: str
+    results: dict[str, Any]
+    notes: dict[str, Any]
+
+
+def _one_or_all(values: list[Any]) -> Any:
+    return values if len(values) > 1 else values[0]
+
+
+def _joined(found: Sequence[Found], name: str) -> list[Any]:
+    return [value for part in found for value in part.results[name]]
 
 
 def _checked(suite: Sequence[str]) -> list[str]:
@@ -186,9 +219,15 @@ def _input(chain: Path, name: str) -> Path:
 
 
 def _results(
-    job: Job, suite: Sequence[str] | None, data_root: Path | None, command: str
-) -> tuple[str, dict[str, Any]]:
-    """Run the evaluate stage in a folder of its own on a chain's data; the chain's label and the results.
+    job: Job,
+    suite: Sequence[str] | None,
+    data_root: Path | None,
+    command: str,
+    to: Path | None,
+    *,
+    of_several: bool,
+) -> Found:
+    """Run the evaluate stage in a folder of its own on a chain's data; what it left is copied to `to`.
 
     Where it is interrupted, the folder keeps the answers of models and judge for the same command.
     """
@@ -214,7 +253,7 @@ def _results(
         label = record.get("recipe", chain.name)
         inputs |= {kind: folders[0] for kind, folders in _inputs(chain).items() if kind in SINGLE and folders}
     seed = int(record.get("seed") or 0)
-    what = {"settings": config.model_dump(mode="json"), "seed": seed, "label": label}
+    what: dict[str, Any] = {"settings": config.model_dump(mode="json"), "seed": seed, "label": label}
     with kept_work(what, [*models, *(inputs[kind] for kind in SINGLE if kind in inputs)]) as folder:
         run = StageRun(
             "evaluate",
@@ -226,7 +265,10 @@ def _results(
             reporter=make_reporter(),
         )
         stage.run(config, run, command=command)
-        return label, json.loads((run.dir / "figures.json").read_text(encoding="utf-8"))
+        results = json.loads((run.dir / "figures.json").read_text(encoding="utf-8"))
+        if to:
+            keep(to, run, what["settings"], label, of_several=of_several)
+        return Found(label, seed, run.precision, _judged(results), run.notes)
 
 
 def _evaluation(chain: Path) -> dict[str, Any]:
@@ -235,30 +277,57 @@ def _evaluation(chain: Path) -> dict[str, Any]:
     return (read_json(stage_dir(chain, names[-1]) / STAGE_JSON) if names else None) or {}
 
 
+def _judged(results: dict[str, Any]) -> dict[str, Any]:
+    """The results, where a change between two figures at chance has no verdict but that."""
+    from pipeline.records import Figure, from_json
+    from pipeline.report.paired import AT_CHANCE
+    from pipeline.report.tables import at_chance
+
+    figures = [from_json(Figure, row) for row in results["figures"]]
+    guessed = {(figure.name, figure.stage) for figure in figures if at_chance(figure)}
+    comparisons = [
+        row | ({"verdict": AT_CHANCE} if {(row["name"], row[side]) for side in SIDES} <= guessed else {})
+        for row in results["comparisons"]
+    ]
+    return results | {"comparisons": comparisons}
+
+
 def print_figures(label: str, results: dict[str, Any], console: Console) -> None:
-    """Print every figure with its interval, and the comparisons that found something."""
+    """Print every figure with its interval, unit and nulls, and the comparisons that found something.
+
+    An item that could not be scored stands beside the number of those that were.
+    """
+    from rich.markup import escape
     from rich.table import Table
 
+    from pipeline.measured import NO_EVIDENCE
+
     table = Table(title=label, title_justify="left", box=None, pad_edge=False)
-    for column, justify in (
-        ("figure", "left"),
-        ("stage", "left"),
-        ("value", "right"),
-        ("interval", "right"),
-        ("n", "right"),
-    ):
-        table.add_column(column, justify="right" if justify == "right" else "left")
+    table.add_column("figure", overflow="fold")
+    table.add_column("stage", overflow="fold")
+    for column in ("value", "interval", "n"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("unit; what trivial answers give", min_width=24)
+    unscored = {(row["name"], row["stage"]): row["num"] for row in results["unscored"]}
     for figure in results["figures"]:
-        if "_minus_" in figure["name"]:
-            continue
-        interval = f"{_number(figure['low'])} to {_number(figure['high'])}"
-        table.add_row(figure["name"], figure["stage"], _number(figure["value"]), interval, str(figure["n"]))
+        if "_minus_" not in figure["name"]:
+            missing = unscored.get((figure["name"], figure["stage"]))
+            n = f"{figure['n']}" + (f" + {missing} unscored" if missing else "")
+            interval = f"{_number(figure['low'])} to {_number(figure['high'])}"
+            told = (figure["name"], figure["stage"], _number(figure["value"]), interval, n, _beside(figure))
+            table.add_row(*map(escape, told))
     console.print(table)
     for row in results["comparisons"]:
-        if row["verdict"] != "no evidence":
+        if row["verdict"] != NO_EVIDENCE:
             change = f"{row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-            told = f"{row['verdict']}: {row['name']}, {row['before']} to {row['after']}: {change}"
-            console.print(told, markup=False, highlight=False)
+            line = f"{row['verdict']}: {row['name']}, {row['before']} to {row['after']}: {change}"
+            console.print(line, markup=False, highlight=False)
+
+
+def _beside(figure: dict[str, Any]) -> str:
+    """The unit, which names a benchmark's version, and what answering without knowledge gives."""
+    nulls = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in figure["nulls"].items())
+    return f"{figure['unit']}; {nulls}" if nulls else figure["unit"]
 
 
 def _number(value: float | None) -> str:

@@ -353,7 +353,7 @@ def compared_stages(context: Context) -> list[tuple[str, str]]:
 
 
 def summarise(measured: list[tuple[str, Measured]], context: Context, *, command: str) -> dict[str, Any]:
-    """Figures, differences as figures, and comparisons with verdicts, as plain JSON values."""
+    """Figures, differences as figures, comparisons with verdicts, and how many items each figure leaves out."""
     from pipeline.measured import comparison_of, difference_figure, figures_of, with_verdicts
     from pipeline.records import to_json
 
@@ -378,6 +378,12 @@ def summarise(measured: list[tuple[str, Measured]], context: Context, *, command
         ],
         "figures": [to_json(figure) for figure in figures],
         "comparisons": [to_json(comparison) for comparison in comparisons],
+        "unscored": [
+            {"name": row.name, "stage": stage, "num": num}
+            for _, row in measured
+            for stage, rows in row.scores.items()
+            if (num := sum(item.score != item.score for item in rows))
+        ],
     }
 
 

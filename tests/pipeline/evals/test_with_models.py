@@ -202,7 +202,7 @@ def test_the_command_gives_the_figures_of_the_run(chain, capsys):
     finished(chain)
     evaluate_sources(["tiny"], suite=["kl"], runs_dir=chain.parent, as_json=True)
     printed = json.loads(capsys.readouterr().out)
-    assert list(printed) == ["run", "recipe", "figures", "timings"]
+    assert list(printed) == ["run", "recipe", "figures", "comparisons", "unscored", "notes", "timings"]
     found = {(figure["name"], figure["stage"]): figure for figure in printed["figures"]}
     command = f"fledge evaluate tiny --runs-dir {chain.parent} --suite kl"
     assert found["kl", "ppo"] == figures["kl", "ppo"] | {"command": command}
@@ -322,6 +322,21 @@ def test_a_stage_is_compared_with_any_other_model(chain, tmp_path, capsys):
     assert {figure["stage"] for figure in results["figures"]} == {"sft", "model"}
     assert any(figure["name"] == "length/model_minus_sft" for figure in results["figures"])
     assert "length" in capsys.readouterr().out
+
+
+def test_what_is_kept_of_several_seeds_is_one_report(chain, tmp_path, capsys):
+    finished(chain)
+    run = chain.parent / "seeded"
+    shutil.copytree(chain, run / "seeds" / "3")
+    shutil.copytree(chain, run / "seeds" / "4")
+    record = json.loads((chain / "run.json").read_text())
+    write_json(run / "seeds" / "4" / "run.json", record | {"seed": 4})
+    write_json(run / "run.json", record | {"seed": None, "seeds": [3, 4]})
+    found = evaluate_sources(["seeded"], suite=["form"], runs_dir=chain.parent, to=tmp_path / "kept")
+    assert found["notes"][0]["models"] == ["base", "sft", "ppo"]
+    kept = json.loads((tmp_path / "kept" / "report.json").read_text())
+    assert kept["figures"] == found["figures"]
+    assert {figure["seed"] for figure in kept["figures"]} == {3, 4}
 
 
 def test_answers_longer_than_the_context_are_refused(chain, cache):
