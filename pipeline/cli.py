@@ -283,6 +283,14 @@ def evaluate(
         str | None,
         typer.Option("--data-root", help="Folder of the benchmarks' files; FLEDGE_DATA by default."),
     ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting, such as judge.url or temperature; repeatable.",
+        ),
+    ] = None,
     to: Annotated[
         Path | None, typer.Option("--to", help="New folder for records, figures, notes and a page of them.")
     ] = None,
@@ -294,7 +302,13 @@ def evaluate(
 
     _quiet_libraries()
     evaluate_models(
-        model, suite=_split(suite), data_root=data_root, runs_dir=runs_dir, as_json=as_json, to=to
+        model,
+        suite=_split(suite),
+        data_root=data_root,
+        runs_dir=runs_dir,
+        as_json=as_json,
+        to=to,
+        changes=changes or (),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data.errors import InputError
-from pipeline.graph import data_root_of
+from pipeline.graph import changed_settings, data_root_of, redact_change
 from pipeline.kept_evaluation import keep, keep_seeds, new_folder
 from pipeline.kept_work import kept_work
 from pipeline.run_directory import (
@@ -27,6 +27,9 @@ from pipeline.run_directory import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pipeline.stages.evaluate import Config
+
+NAME = "evaluate"
 MODELS = ("pretrain", "pretrained", "sft", "ppo", "dpo", "rloo", "grpo", "peak")
 RUNS = Path("runs")
 SIDES = ("before", "after")
@@ -42,6 +45,7 @@ def evaluate(
     runs_dir: Path = RUNS,
     as_json: bool = False,
     to: Path | None = None,
+    changes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluate runs or models and print the figures.
 
@@ -58,6 +62,7 @@ def evaluate(
         runs_dir: where runs are looked for by name.
         as_json: print JSON instead of a table.
         to: a new folder for the records, figures and notes, and a page of them; None keeps nothing.
+        changes: `--set` changes of the settings, such as "judge.url=http://localhost:8000/v1".
 
     Raises:
         InputError: an unknown evaluation or run, or no data to evaluate on, or a folder that holds something.
@@ -67,10 +72,13 @@ def evaluate(
     started = time.monotonic()
     wanted = None if suite is None else _checked(suite)
     root = data_root_of(data_root)
-    command = _command(sources, data_root, runs_dir)
+    command = _command(sources, data_root, runs_dir, changes)
     jobs = _jobs(sources, data, runs_dir, benchmarks=bool(wanted))
     with new_folder(to) as folder:
-        found = [_results(job, suite, root, command, folder, of_several=len(jobs) > 1) for job in jobs]
+        found = [
+            _results(job, _config(job.chain, suite, changes), root, command, folder, of_several=len(jobs) > 1)
+            for job in jobs
+        ]
         if folder and len(jobs) > 1:
             keep_seeds(folder, found[0].label, found[0].precision, [part.seed for part in found])
     results: dict[str, Any] = {
@@ -124,10 +132,11 @@ def _checked(suite: Sequence[str]) -> list[str]:
     return [name for name in evaluations(suite) if is_benchmark(open_folder.load(EVALS, name))]
 
 
-def _command(sources: Sequence[str], data_root: str | None, runs_dir: Path) -> str:
+def _command(sources: Sequence[str], data_root: str | None, runs_dir: Path, changes: Sequence[str]) -> str:
     """The command as it was given, without the suite: each figure names its own."""
     options = ["--data-root", data_root] if data_root else []
     options += ["--runs-dir", str(runs_dir)] if runs_dir != RUNS else []
+    options += [word for change in changes for word in ("--set", redact_change(change))]
     return shlex.join(["fledge", "evaluate", *sources, *options])
 
 
@@ -220,7 +229,7 @@ def _input(chain: Path, name: str) -> Path:
 
 def _results(
     job: Job,
-    suite: Sequence[str] | None,
+    config: Config,
     data_root: Path | None,
     command: str,
     to: Path | None,
@@ -238,13 +247,6 @@ def _results(
     chain, models = job
     if not models:
         raise InputError(f"{chain} has no finished model yet; run it first")
-    settings = dict(_evaluation(chain).get("config") or {}) if chain else {}
-    if suite is not None:
-        settings["suite"] = list(suite)
-    model = stage.config_class(settings)
-    known = {name: value for name, value in settings.items() if name in model.model_fields}
-    config = model.model_validate(known)
-    assert isinstance(config, stage.Config)
     inputs: dict[str, Any] = {"models": models}
     record: dict[str, Any] = {}
     label = " ".join(path.name for path in models)
@@ -256,7 +258,7 @@ def _results(
     what: dict[str, Any] = {"settings": config.model_dump(mode="json"), "seed": seed, "label": label}
     with kept_work(what, [*models, *(inputs[kind] for kind in SINGLE if kind in inputs)]) as folder:
         run = StageRun(
-            "evaluate",
+            NAME,
             folder,
             seed=seed,
             inputs=inputs,
@@ -273,8 +275,29 @@ def _results(
 
 def _evaluation(chain: Path) -> dict[str, Any]:
     """The record of the chain's own evaluation; empty without one."""
-    names = _stages(chain, ("evaluate",))
+    names = _stages(chain, (NAME,))
     return (read_json(stage_dir(chain, names[-1]) / STAGE_JSON) if names else None) or {}
+
+
+def _config(chain: Path | None, suite: Sequence[str] | None, changes: Sequence[str]) -> Config:
+    """The settings of the chain's own evaluation, as far as the suite has them, with the changes.
+
+    Raises:
+        InputError: a change that no evaluation of the suite can take.
+    """
+    from pipeline.config import validate
+    from pipeline.stages import evaluate as stage
+
+    settings = dict(_evaluation(chain).get("config") or {}) if chain else {}
+    if suite is not None:
+        settings["suite"] = list(suite)
+    model = stage.config_class(changed_settings(NAME, settings, changes).plain())
+    known = {name: value for name, value in settings.items() if name in model.model_fields}
+    config, problems = validate(model, changed_settings(NAME, known, changes), NAME)
+    if problems:
+        raise InputError(problems)
+    assert isinstance(config, stage.Config)
+    return config
 
 
 def _judged(results: dict[str, Any]) -> dict[str, Any]:

@@ -153,3 +153,38 @@ def test_nothing_is_kept_of_what_was_refused(model, benchmarks, tmp_path):
             to=tmp_path / "new" / "kept",
         )
     assert not list((tmp_path / "new").iterdir())
+
+
+# --- settings
+
+
+def test_settings_are_changed_as_those_of_a_run(model, benchmarks, capsys):
+    words = ["evaluate", model, "--suite", "truthfulqa", "--data-root", benchmarks, "--json"]
+    app(
+        [*words, "--set", "truthfulqa.num_questions=7", "--set", "evaluate.untrained=false"],
+        standalone_mode=False,
+    )
+    figures = json.loads(capsys.readouterr().out)["figures"]
+    assert {figure["n"] for figure in figures} == {7}
+    assert not any("untrained" in figure["nulls"] for figure in figures)
+    assert "--set truthfulqa.num_questions=7 --set evaluate.untrained=false --suite" in figures[0]["command"]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("truthfulqa.num_questions=0", "greater than 0"),
+        ("judge.num_pairs=3", "judge"),  # not of the suite
+        ("truthfulqa.question=3", "did you mean `num_questions`"),
+        ("truthfulqa", "needs KEY=VALUE"),
+    ],
+)
+def test_a_setting_that_cannot_be_changed_is_refused(model, benchmarks, change, why):
+    with pytest.raises(InputError, match=f"--set .*{why}"):
+        evaluate([model], suite=["truthfulqa"], data_root=benchmarks, changes=[change])
+
+
+def test_a_judge_that_is_set_and_cannot_be_asked_is_refused(model, benchmarks):
+    judge = ["judge.url=http://localhost:9/v1", "judge.model=j", "judge.api_key_variable=NO_SUCH_KEY"]
+    with pytest.raises(InputError, match="the environment has no NO_SUCH_KEY"):
+        evaluate([model], suite=["truthfulqa", "alignment"], data_root=benchmarks, changes=judge)
