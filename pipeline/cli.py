@@ -287,6 +287,17 @@ def evaluate(
         str | None,
         typer.Option("--data-root", help="Folder of the benchmarks' files; FLEDGE_DATA by default."),
     ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting, such as judge.url or temperature; repeatable.",
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="New folder for records, figures, notes and a page of them.")
+    ] = None,
     runs_dir: RunsDir = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -294,7 +305,15 @@ def evaluate(
     from pipeline.evaluation import evaluate as evaluate_models
 
     _quiet_libraries()
-    evaluate_models(model, suite=_split(suite), data_root=data_root, runs_dir=runs_dir, as_json=as_json)
+    evaluate_models(
+        model,
+        suite=_split(suite),
+        data_root=data_root,
+        runs_dir=runs_dir,
+        as_json=as_json,
+        to=to,
+        changes=changes or (),
+    )
 
 
 @app.command()

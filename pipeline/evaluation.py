@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data.errors import InputError
-from pipeline.graph import data_root_of
+from pipeline.graph import changed_settings, data_root_of, redact_change
+from pipeline.kept_evaluation import keep, keep_seeds, new_folder
 from pipeline.kept_work import kept_work
 from pipeline.run_directory import (
     RUN_JSON,
     STAGE_JSON,
     find_run,
+    find_stage,
     finished_stages,
     read_json,
     seed_dir,
@@ -24,7 +27,12 @@ from pipeline.run_directory import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pipeline.stages.evaluate import Config
+
+NAME = "evaluate"
 MODELS = ("pretrain", "pretrained", "sft", "ppo", "dpo", "rloo", "grpo", "peak")
+RUNS = Path("runs")
+SIDES = ("before", "after")
 SINGLE = ("corpus", "preferences", "reward")
 
 
@@ -34,42 +42,80 @@ def evaluate(
     suite: Sequence[str] | None = None,
     data: str | None = None,
     data_root: str | None = None,
-    runs_dir: Path = Path("runs"),
+    runs_dir: Path = RUNS,
     as_json: bool = False,
+    to: Path | None = None,
+    changes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Evaluate runs or models and print the figures; returns them in the shape of report.json.
+    """Evaluate runs or models and print the figures.
+
+    Returns them in the shape of report.json, with the comparisons, with how many items of a figure could not be
+    scored, and with the notes of the evaluation.
 
     Args:
-        sources: one run (all its models are compared), or stage folders, Hugging Face folders or ids.
+        sources: one run (the models that its evaluation compares, or all), or stage folders, Hugging Face
+            folders or ids.
         suite: evaluations by name, or whole suites; None takes all that need no data beside the run's.
         data: the run whose items, pairs and texts are used; needed where no source belongs to a run and the
             suite names no benchmark, which brings its own.
         data_root: the folder of the benchmarks' files; None takes FLEDGE_DATA.
         runs_dir: where runs are looked for by name.
         as_json: print JSON instead of a table.
+        to: a new folder for the records, figures and notes, and a page of them; None keeps nothing.
+        changes: `--set` changes of the settings, such as "judge.url=http://localhost:8000/v1".
 
     Raises:
-        InputError: an unknown evaluation or run, or no data to evaluate on.
+        InputError: an unknown evaluation or run, or no data to evaluate on, or a folder that holds something.
     """
     from rich.console import Console
 
     started = time.monotonic()
     wanted = None if suite is None else _checked(suite)
     root = data_root_of(data_root)
+    command = _command(sources, data_root, runs_dir, changes)
     jobs = _jobs(sources, data, runs_dir, benchmarks=bool(wanted))
-    found = [_results(chain, models, suite, root) for chain, models in jobs]
+    with new_folder(to) as folder:
+        found = [
+            _results(job, _config(job.chain, suite, changes), root, command, folder, of_several=len(jobs) > 1)
+            for job in jobs
+        ]
+        if folder and len(jobs) > 1:
+            keep_seeds(folder, found[0].label, found[0].precision, [part.seed for part in found])
     results: dict[str, Any] = {
-        "run": [label for label, _ in found] if len(found) > 1 else found[0][0],
+        "run": _one_or_all([part.label for part in found]),
         "recipe": None,
-        "figures": [figure for _, part in found for figure in part["figures"]],
+        "figures": _joined(found, "figures"),
+        "comparisons": _joined(found, "comparisons"),
+        "unscored": _joined(found, "unscored"),
+        "notes": _one_or_all([part.notes for part in found]),
         "timings": {"seconds": time.monotonic() - started},
     }
     if as_json:
         print(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False))
     else:
-        for label, part in found:
-            print_figures(label, part, Console())
+        for part in found:
+            print_figures(part.label, part.results, Console())
+        if to:
+            print(f"kept in {to}; the page is {to / 'report.html'}")
     return results
+
+
+class Found(NamedTuple):
+    """What one evaluation found: its label, seed and number format, what its figures.json holds, and notes."""
+
+    label: str
+    seed: int
+    precision: str
+    results: dict[str, Any]
+    notes: dict[str, Any]
+
+
+def _one_or_all(values: list[Any]) -> Any:
+    return values if len(values) > 1 else values[0]
+
+
+def _joined(found: Sequence[Found], name: str) -> list[Any]:
+    return [value for part in found for value in part.results[name]]
 
 
 def _checked(suite: Sequence[str]) -> list[str]:
@@ -86,44 +132,59 @@ def _checked(suite: Sequence[str]) -> list[str]:
     return [name for name in evaluations(suite) if is_benchmark(open_folder.load(EVALS, name))]
 
 
-def _jobs(
-    sources: Sequence[str], data: str | None, runs_dir: Path, *, benchmarks: bool
-) -> list[tuple[Path | None, list[Path]]]:
-    """Pairs of the chain that supplies the data (None: the benchmarks' own), and the models to evaluate."""
+def _command(sources: Sequence[str], data_root: str | None, runs_dir: Path, changes: Sequence[str]) -> str:
+    """The command as it was given, without the suite: each figure names its own."""
+    options = ["--data-root", data_root] if data_root else []
+    options += ["--runs-dir", str(runs_dir)] if runs_dir != RUNS else []
+    options += [word for change in changes for word in ("--set", redact_change(change))]
+    return shlex.join(["fledge", "evaluate", *sources, *options])
+
+
+class Job(NamedTuple):
+    """Models that are evaluated together, on the data of a chain; None where benchmarks bring their own."""
+
+    chain: Path | None
+    models: list[Path]
+
+
+def _jobs(sources: Sequence[str], data: str | None, runs_dir: Path, *, benchmarks: bool) -> list[Job]:
+    """What is evaluated: the chains of one run, or all the sources together."""
     if (
         len(sources) == 1
         and not (Path(sources[0]) / "config.json").is_file()
         and _is_run(sources[0], runs_dir)
     ):
         chains = _chains(find_run(runs_dir, sources[0]))
-        return [(chain, [stage_dir(chain, name) for name in _stages(chain, MODELS)]) for chain in chains]
-    models = [path for source in sources for path in _models(source, runs_dir)]
+        return [Job(chain, _inputs(chain)["models"]) for chain in chains]
+    named = [_named(source, runs_dir) for source in sources]
+    models = [model for job in named for model in job.models]
     if data is not None:
-        return [(_chains(find_run(runs_dir, data))[0], models)]
-    owners = [path.parent.parent for path in models if (path / STAGE_JSON).is_file()]
+        return [Job(_chains(find_run(runs_dir, data))[0], models)]
+    owners = [job.chain for job in named if job.chain]
     if not owners and not benchmarks:
         raise InputError(
             f"{', '.join(sources)}: no run to take the questions from; evaluate a run or a stage of one, name "
             "one as well (fledge evaluate RUN MODEL), or name benchmarks: --suite truthfulness,bias"
         )
-    return [(owners[0] if owners else None, models)]
+    return [Job(owners[0] if owners else None, models)]
 
 
 def _is_run(source: str, runs_dir: Path) -> bool:
     return any((path / RUN_JSON).is_file() for path in (Path(source), runs_dir / source))
 
 
-def _models(source: str, runs_dir: Path) -> list[Path]:
+def _named(source: str, runs_dir: Path) -> Job:
     """The models that a source names: those of a run, one of its stages (`run/stage`), or a model itself."""
     if _is_run(source, runs_dir):
         chain = _chains(find_run(runs_dir, source))[0]
-        return [stage_dir(chain, name) for name in _stages(chain, MODELS)]
+        return Job(chain, _inputs(chain)["models"])
     run, _, stage = source.rpartition("/")
     if run and _is_run(run, runs_dir):
         chain = _chains(find_run(runs_dir, run))[0]
         if stage in finished_stages(chain):
-            return [stage_dir(chain, stage)]
-    return [Path(source)]
+            return Job(chain, [stage_dir(chain, stage)])
+    path = Path(source)
+    return Job(path.parent.parent if (path / STAGE_JSON).is_file() else None, [path])
 
 
 def _chains(run_dir: Path) -> list[Path]:
@@ -139,10 +200,43 @@ def _stages(chain: Path, kinds: Sequence[str]) -> list[str]:
     ]
 
 
+def _inputs(chain: Path) -> dict[str, list[Path]]:
+    """The folders that a chain's own evaluation reads, by role; without one, all models and the last of the rest.
+
+    Raises:
+        InputError: a stage of another run among them is not there any more.
+    """
+    recorded = _evaluation(chain).get("inputs") or {}
+    if recorded.get("models"):
+        return {role: [_input(chain, name) for name, _ in pairs] for role, pairs in recorded.items()}
+    found = {kind: _stages(chain, (kind,))[-1:] for kind in SINGLE} | {"models": _stages(chain, MODELS)}
+    return {role: [stage_dir(chain, name) for name in names] for role, names in found.items()}
+
+
+def _input(chain: Path, name: str) -> Path:
+    """The folder of a stage of the chain, or of another run that lies beside the chain's."""
+    run, _, stage = name.rpartition("/")
+    if not run:
+        return stage_dir(chain, stage)
+    above = chain.absolute().parent.parent
+    run_dir = above if (above / RUN_JSON).is_file() else chain.absolute()  # of several seeds, or of one
+    seed = (read_json(chain / RUN_JSON) or {}).get("seed")
+    folder, problem = find_stage(run_dir.parent, run, stage, seed)
+    if problem:
+        raise InputError(f"the evaluation of {chain} {problem}; run it again")
+    return folder
+
+
 def _results(
-    chain: Path | None, models: list[Path], suite: Sequence[str] | None, data_root: Path | None
-) -> tuple[str, dict[str, Any]]:
-    """Run the evaluate stage in a folder of its own on a chain's data; the chain's label and the results.
+    job: Job,
+    config: Config,
+    data_root: Path | None,
+    command: str,
+    to: Path | None,
+    *,
+    of_several: bool,
+) -> Found:
+    """Run the evaluate stage in a folder of its own on a chain's data; what it left is copied to `to`.
 
     Where it is interrupted, the folder keeps the answers of models and judge for the same command.
     """
@@ -150,30 +244,21 @@ def _results(
     from pipeline.run import StageRun
     from pipeline.stages import evaluate as stage
 
+    chain, models = job
     if not models:
         raise InputError(f"{chain} has no finished model yet; run it first")
-    settings = _settings(chain) if chain else {}
-    if suite is not None:
-        settings["suite"] = list(suite)
-    model = stage.config_class(settings)
-    known = {name: value for name, value in settings.items() if name in model.model_fields}
-    config = model.model_validate(known)
-    assert isinstance(config, stage.Config)
     inputs: dict[str, Any] = {"models": models}
     record: dict[str, Any] = {}
     label = " ".join(path.name for path in models)
     if chain:
         record = read_json(chain / RUN_JSON) or {}
         label = record.get("recipe", chain.name)
-        for kind in SINGLE:
-            names = _stages(chain, (kind,))
-            if names:
-                inputs[kind] = stage_dir(chain, names[-1])
+        inputs |= {kind: folders[0] for kind, folders in _inputs(chain).items() if kind in SINGLE and folders}
     seed = int(record.get("seed") or 0)
-    what = {"settings": config.model_dump(mode="json"), "seed": seed, "label": label}
+    what: dict[str, Any] = {"settings": config.model_dump(mode="json"), "seed": seed, "label": label}
     with kept_work(what, [*models, *(inputs[kind] for kind in SINGLE if kind in inputs)]) as folder:
         run = StageRun(
-            "evaluate",
+            NAME,
             folder,
             seed=seed,
             inputs=inputs,
@@ -181,41 +266,91 @@ def _results(
             data_root=data_root,
             reporter=make_reporter(),
         )
-        stage.run(config, run, command=f"fledge evaluate {label}")
-        return label, json.loads((run.dir / "figures.json").read_text(encoding="utf-8"))
+        stage.run(config, run, command=command)
+        results = json.loads((run.dir / "figures.json").read_text(encoding="utf-8"))
+        if to:
+            keep(to, run, what["settings"], label, of_several=of_several)
+        return Found(label, seed, run.precision, _judged(results), run.notes)
 
 
-def _settings(chain: Path) -> dict[str, Any]:
-    """The settings of the chain's own evaluation, so that figures can be reproduced; defaults without one."""
-    names = _stages(chain, ("evaluate",))
-    record = read_json(stage_dir(chain, names[-1]) / STAGE_JSON) if names else None
-    return dict((record or {}).get("config") or {})
+def _evaluation(chain: Path) -> dict[str, Any]:
+    """The record of the chain's own evaluation; empty without one."""
+    names = _stages(chain, (NAME,))
+    return (read_json(stage_dir(chain, names[-1]) / STAGE_JSON) if names else None) or {}
+
+
+def _config(chain: Path | None, suite: Sequence[str] | None, changes: Sequence[str]) -> Config:
+    """The settings of the chain's own evaluation, as far as the suite has them, with the changes.
+
+    Raises:
+        InputError: a change that no evaluation of the suite can take.
+    """
+    from pipeline.config import validate
+    from pipeline.stages import evaluate as stage
+
+    settings = dict(_evaluation(chain).get("config") or {}) if chain else {}
+    if suite is not None:
+        settings["suite"] = list(suite)
+    model = stage.config_class(changed_settings(NAME, settings, changes).plain())
+    known = {name: value for name, value in settings.items() if name in model.model_fields}
+    config, problems = validate(model, changed_settings(NAME, known, changes), NAME)
+    if problems:
+        raise InputError(problems)
+    assert isinstance(config, stage.Config)
+    return config
+
+
+def _judged(results: dict[str, Any]) -> dict[str, Any]:
+    """The results, where a change between two figures at chance has no verdict but that."""
+    from pipeline.records import Figure, from_json
+    from pipeline.report.paired import AT_CHANCE
+    from pipeline.report.tables import at_chance
+
+    figures = [from_json(Figure, row) for row in results["figures"]]
+    guessed = {(figure.name, figure.stage) for figure in figures if at_chance(figure)}
+    comparisons = [
+        row | ({"verdict": AT_CHANCE} if {(row["name"], row[side]) for side in SIDES} <= guessed else {})
+        for row in results["comparisons"]
+    ]
+    return results | {"comparisons": comparisons}
 
 
 def print_figures(label: str, results: dict[str, Any], console: Console) -> None:
-    """Print every figure with its interval, and the comparisons that found something."""
+    """Print every figure with its interval, unit and nulls, and the comparisons that found something.
+
+    An item that could not be scored stands beside the number of those that were.
+    """
+    from rich.markup import escape
     from rich.table import Table
 
+    from pipeline.measured import NO_EVIDENCE
+
     table = Table(title=label, title_justify="left", box=None, pad_edge=False)
-    for column, justify in (
-        ("figure", "left"),
-        ("stage", "left"),
-        ("value", "right"),
-        ("interval", "right"),
-        ("n", "right"),
-    ):
-        table.add_column(column, justify="right" if justify == "right" else "left")
+    table.add_column("figure", overflow="fold")
+    table.add_column("stage", overflow="fold")
+    for column in ("value", "interval", "n"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("unit; what trivial answers give", min_width=24)
+    unscored = {(row["name"], row["stage"]): row["num"] for row in results["unscored"]}
     for figure in results["figures"]:
-        if "_minus_" in figure["name"]:
-            continue
-        interval = f"{_number(figure['low'])} to {_number(figure['high'])}"
-        table.add_row(figure["name"], figure["stage"], _number(figure["value"]), interval, str(figure["n"]))
+        if "_minus_" not in figure["name"]:
+            missing = unscored.get((figure["name"], figure["stage"]))
+            n = f"{figure['n']}" + (f" + {missing} unscored" if missing else "")
+            interval = f"{_number(figure['low'])} to {_number(figure['high'])}"
+            told = (figure["name"], figure["stage"], _number(figure["value"]), interval, n, _beside(figure))
+            table.add_row(*map(escape, told))
     console.print(table)
     for row in results["comparisons"]:
-        if row["verdict"] != "no evidence":
+        if row["verdict"] != NO_EVIDENCE:
             change = f"{row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-            told = f"{row['verdict']}: {row['name']}, {row['before']} to {row['after']}: {change}"
-            console.print(told, markup=False, highlight=False)
+            line = f"{row['verdict']}: {row['name']}, {row['before']} to {row['after']}: {change}"
+            console.print(line, markup=False, highlight=False)
+
+
+def _beside(figure: dict[str, Any]) -> str:
+    """The unit, which names a benchmark's version, and what answering without knowledge gives."""
+    nulls = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in figure["nulls"].items())
+    return f"{figure['unit']}; {nulls}" if nulls else figure["unit"]
 
 
 def _number(value: float | None) -> str:

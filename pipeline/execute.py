@@ -156,11 +156,16 @@ def _write_run(
         "gates": recipe.settings.gates,
         "budget": recipe.settings.budget,
         "stages": [{"name": spec.name, "stage": spec.kind} for spec in recipe.stages],
-        "versions": {name: _version(name) for name in VERSIONS},
+        "versions": versions(),
     }
     if seed is None:
         record["seeds"] = list(recipe.settings.seeds or ())
     write_json(folder / RUN_JSON, record)
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of the packages that results depend on; None for one that is not installed."""
+    return {name: _version(name) for name in VERSIONS}
 
 
 def _version(name: str) -> str | None:

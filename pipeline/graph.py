@@ -63,6 +63,21 @@ def load_recipe(
     return replace(recipe, source=str(path), changes=tuple(redact_change(change) for change in changes))
 
 
+def changed_settings(stage: str, settings: Mapping[str, Any], changes: Sequence[str]) -> Node:
+    """The settings of one stage with `--set` changes, each KEY=VALUE or STAGE.KEY=VALUE.
+
+    Raises:
+        InputError: a change that is none, or that leads through a single value.
+    """
+    root, problems = read(json.dumps({"stages": {stage: settings}}), stage)
+    whole = [change if change.startswith(f"{stage}.") else f"{stage}.{change}" for change in changes]
+    root = _apply_changes(root, whole, problems)
+    if problems:
+        raise InputError(problems)
+    found: Node = root.value["stages"].value[stage]
+    return found
+
+
 def redact_change(change: str) -> str:
     """A `--set` text without secrets."""
     key, _, text = change.partition("=")

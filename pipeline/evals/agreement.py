@@ -65,7 +65,7 @@ def measure(context: Context) -> list[Record]:
     """
     asked = items(context)
     found = []
-    for stage in context.models:
+    for stage in context.models if asked else ():
         answers = context.answers[stage]
         attempted = [item for item in asked if _is_attempt(context, item, answers[item.id])]
         samples = _samples(context, stage, attempted)

@@ -35,14 +35,13 @@ class Config(Settings):
 def measure(context: Context) -> list[Record]:
     """Score every document under every model: nats, with its tokens as weight, and again with its bytes.
 
-    A document longer than a model's context is cut to what every model can read.
+    A document longer than the context of a model is cut for all of them, so that all read the same text.
     """
     rows = _documents(context, "valid")[: _config(context).num_documents]
+    texts = _readable_by_all(context, [row.text for row in rows])
     records: list[Record] = []
     for stage in context.models if rows else ():
-        model = context.model(stage)
-        texts = [_fitting(model, row.text) for row in rows]
-        found = model.logprobs([""] * len(rows), texts, batch_size=_config(context).batch_size)
+        found = context.model(stage).logprobs([""] * len(rows), texts, batch_size=_config(context).batch_size)
         for row, text, logprobs in zip(rows, texts, found, strict=True):
             if not logprobs:
                 continue
@@ -58,7 +57,7 @@ def measure(context: Context) -> list[Record]:
 
 def figures(records: Records, context: Context) -> list[Measured]:
     """Nats per token and bits per byte; less is better."""
-    floors = _floors(context) if records else {}
+    floors = _floors(context, records) if records else {}
 
     def uniform(stage: str) -> dict[str, float]:
         return {"uniform": math.log(context.model(stage).model.config.get_text_config().vocab_size)}
@@ -86,6 +85,17 @@ def _documents(context: Context, split: str) -> list[TextRow]:
     return sorted(rows, key=lambda row: key("held out", row.id))
 
 
+def _readable_by_all(context: Context, texts: list[str]) -> list[str]:
+    """The beginnings of the texts that fit into the context of every model."""
+    before: list[str] = []
+    while texts != before:  # a shorter text may have more tokens
+        before = texts
+        for stage in context.models:
+            model = context.model(stage)
+            texts = [_fitting(model, text) for text in texts]
+    return texts
+
+
 def _fitting(model: Any, text: str) -> str:
     """The beginning of a text that fits into the model's context."""
     longest = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
@@ -94,11 +104,14 @@ def _fitting(model: Any, text: str) -> str:
     return text
 
 
-def _floors(context: Context) -> dict[str, float]:
+def _floors(context: Context, records: Records) -> dict[str, float]:
+    """Bits per byte of the same texts without a model."""
     from pipeline.byte_ngram import gzip_bits_per_byte, ngram_bits_per_byte
 
     config = _config(context)
-    scored = [row.text.encode() for row in _documents(context, "valid")[: config.num_documents]]
+    sizes = {row.id: int(row.weight) for rows in records.values() for row in rows if row.measure == "bits"}
+    rows = _documents(context, "valid")[: config.num_documents]
+    scored = [row.text.encode()[: sizes.get(row.id)] for row in rows]
     train = "\n".join(row.text for row in _documents(context, "train")).encode()[: config.num_train_bytes]
     floors = {"gzip": gzip_bits_per_byte(b"\n".join(scored))}
     if train:

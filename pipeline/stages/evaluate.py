@@ -165,6 +165,7 @@ def run(config: Config, run: StageRun, *, command: str | None = None) -> None:
     modules = _with_data(modules, options, config, run)
     models = find_models(run.inputs["models"], run.input_names.get("models"))
     everything = Context(run, models, _test_items(run), config, options)
+    modules = _that_can_run(modules, everything)
     needed = {
         item.id
         for module in recorders(modules).values()
@@ -285,6 +286,30 @@ def _with_data(
     return {name: module for name, module in modules.items() if name not in absent}
 
 
+def _that_can_run(modules: dict[str, ModuleType], context: Context) -> dict[str, ModuleType]:
+    """Leave out what only a whole suite names and what these models cannot be asked here; noted, with why.
+
+    Raises:
+        InputError: one that is named, or that has settings of its own, cannot run; or nothing is left.
+    """
+    left_out: dict[str, str] = {}
+    for name, module in modules.items():
+        if is_benchmark(module) or not hasattr(module, "items"):
+            continue
+        try:
+            module.items(context)
+        except InputError as error:
+            if name in (context.config.suite or ()) or context.options[name] != module.Config():
+                raise
+            left_out[name] = str(error)
+    if left_out:
+        context.run.note(evaluations_left_out=left_out)
+        context.run.say(f"left out, as they cannot run here: {'; '.join(left_out.values())}")
+    if modules and len(left_out) == len(modules):
+        raise InputError(f"nothing to evaluate: {'; '.join(left_out.values())}")
+    return {name: module for name, module in modules.items() if name not in left_out}
+
+
 def score_answers(name: str, module: ModuleType, context: Context) -> list[Record]:
     """The records of an evaluation that scores answers."""
     from pipeline.answers import shown_prompt
@@ -329,7 +354,7 @@ def compared_stages(context: Context) -> list[tuple[str, str]]:
 
 
 def summarise(measured: list[tuple[str, Measured]], context: Context, *, command: str) -> dict[str, Any]:
-    """Figures, differences as figures, and comparisons with verdicts, as plain JSON values."""
+    """Figures, differences as figures, comparisons with verdicts, and how many items each figure leaves out."""
     from pipeline.measured import comparison_of, difference_figure, figures_of, with_verdicts
     from pipeline.records import to_json
 
@@ -360,6 +385,12 @@ def summarise(measured: list[tuple[str, Measured]], context: Context, *, command
         ],
         "figures": [to_json(figure) for figure in figures],
         "comparisons": [to_json(comparison) for comparison in comparisons],
+        "unscored": [
+            {"name": row.name, "stage": stage, "num": num}
+            for _, row in measured
+            for stage, rows in row.scores.items()
+            if (num := sum(item.score != item.score for item in rows))
+        ],
     }
 
 

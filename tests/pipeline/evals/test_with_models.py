@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import shutil
 
 import pytest
@@ -11,7 +12,9 @@ from data.chat import encode_plain
 from data.errors import InputError
 from data.rows import Item, TextRow, user, write_jsonl
 from pipeline import answers
+from pipeline.byte_ngram import gzip_bits_per_byte
 from pipeline.checkpoint import write_json
+from pipeline.cli import app
 from pipeline.evaluation import evaluate as evaluate_sources
 from pipeline.records import read_records
 from pipeline.run import StageRun
@@ -166,6 +169,19 @@ def test_a_document_longer_than_the_context_is_cut(chain):
     assert all(row.score > 0 for row in rows)
 
 
+def test_a_document_is_cut_to_the_same_text_for_all_models(chain, tiny_llama, tokenizer):
+    longer = tiny_llama(vocabulary=len(tokenizer), seed=2, context=512)
+    longer.save_pretrained(chain / "stages" / "sft" / "model")
+    text = " ".join(TEXTS)
+    write_jsonl(chain / "stages" / "corpus" / "text.valid.jsonl", [TextRow("a", text)])
+    run, figures = evaluated(chain, suite=["held_out_loss"])
+    rows = [row for row in read_records(run.dir / "records.jsonl") if row.measure == "bits"]
+    (num_bytes,) = {row.weight for row in rows}
+    assert num_bytes < len(text)
+    floor = gzip_bits_per_byte(text.encode()[: int(num_bytes)])
+    assert figures["loss/bits_per_byte", "sft"]["nulls"]["gzip"] == floor
+
+
 def test_a_question_that_leaves_no_room_for_an_answer_is_left_out_for_all_and_counted(chain):
     rows = [Item("short", user("Where?")), Item("long", user(" ".join(TEXTS)))]
     write_jsonl(chain / "stages" / "corpus" / "items.test.jsonl", rows)
@@ -201,10 +217,61 @@ def test_the_command_gives_the_figures_of_the_run(chain, capsys):
     finished(chain)
     evaluate_sources(["tiny"], suite=["kl"], runs_dir=chain.parent, as_json=True)
     printed = json.loads(capsys.readouterr().out)
-    assert list(printed) == ["run", "recipe", "figures", "timings"]
+    assert list(printed) == ["run", "recipe", "figures", "comparisons", "unscored", "notes", "timings"]
     found = {(figure["name"], figure["stage"]): figure for figure in printed["figures"]}
-    assert found["kl", "ppo"] == figures["kl", "ppo"]
-    assert found["kl", "ppo"]["command"] == "fledge evaluate tiny --suite kl"
+    command = f"fledge evaluate tiny --runs-dir {chain.parent} --suite kl"
+    assert found["kl", "ppo"] == figures["kl", "ppo"] | {"command": command}
+
+
+def other_run(chain):
+    """A run with a corpus of its own, which evaluates its model beside one of `tiny`, on the corpus of that."""
+    folder, stages = chain.parent / "other", chain / "stages"
+    shutil.copytree(stages / "pretrain" / "model", folder / "stages" / "dpo" / "model")
+    write_json(folder / "stages" / "dpo" / "stage.json", {"stage": "dpo"})
+    corpus = folder / "stages" / "corpus"
+    corpus.mkdir()
+    write_json(corpus / "stage.json", {"stage": "corpus"})
+    write_jsonl(corpus / "items.test.jsonl", [Item("a", user("Who was here?"))])
+    names = ["corpus", "dpo", "evaluate"]
+    write_json(folder / "run.json", {"recipe": "other", "seed": 3, "stages": [{"name": n} for n in names]})
+    inputs = {"corpus": stages / "corpus", "models": [stages / "sft", folder / "stages" / "dpo"]}
+    run = StageRun("evaluate", folder, seed=3, inputs=inputs)
+    config = evaluate.Config(suite=("form",), max_new_tokens=9)
+    evaluate.run(config, run)
+    record = {
+        "stage": "evaluate",
+        "config": config.model_dump(mode="json"),
+        "inputs": {"corpus": [["tiny/corpus", "0"]], "models": [["tiny/sft", "0"], ["dpo", "0"]]},
+    }
+    write_json(run.dir / "stage.json", record)
+    return json.loads((run.dir / "figures.json").read_text())["figures"]
+
+
+def test_the_recorded_command_gives_the_figures_of_a_run_that_uses_another(chain, monkeypatch, capsys):
+    figures = other_run(chain)
+    monkeypatch.chdir(chain.parent.parent)
+    (command,) = {figure["command"] for figure in figures}
+    app([*shlex.split(command)[1:], "--json"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)["figures"] == figures
+    assert {figure["n"] for figure in figures} == {7}
+
+
+def test_a_run_of_which_another_uses_a_stage_that_is_gone_is_named(chain):
+    other_run(chain)
+    shutil.rmtree(chain)
+    with pytest.raises(InputError, match="names run tiny, which is not in"):
+        evaluate_sources(["other"], runs_dir=chain.parent)
+
+
+def test_the_recorded_command_names_the_sources_as_they_were_given(chain, tmp_path, capsys):
+    finished(chain)
+    other = str(chain / "stages" / "pretrain" / "model")
+    options = {"suite": ["form"], "runs_dir": chain.parent, "data_root": str(tmp_path)}
+    found = evaluate_sources(["tiny/sft", other], **options)
+    command = (
+        f"fledge evaluate tiny/sft {other} --data-root {tmp_path} --runs-dir {chain.parent} --suite form"
+    )
+    assert {figure["command"] for figure in found["figures"]} == {command}
 
 
 def test_an_interrupted_command_goes_on_with_the_answers_there_are(chain, cache, monkeypatch, capsys):
@@ -270,6 +337,21 @@ def test_a_stage_is_compared_with_any_other_model(chain, tmp_path, capsys):
     assert {figure["stage"] for figure in results["figures"]} == {"sft", "model"}
     assert any(figure["name"] == "length/model_minus_sft" for figure in results["figures"])
     assert "length" in capsys.readouterr().out
+
+
+def test_what_is_kept_of_several_seeds_is_one_report(chain, tmp_path, capsys):
+    finished(chain)
+    run = chain.parent / "seeded"
+    shutil.copytree(chain, run / "seeds" / "3")
+    shutil.copytree(chain, run / "seeds" / "4")
+    record = json.loads((chain / "run.json").read_text())
+    write_json(run / "seeds" / "4" / "run.json", record | {"seed": 4})
+    write_json(run / "run.json", record | {"seed": None, "seeds": [3, 4]})
+    found = evaluate_sources(["seeded"], suite=["form"], runs_dir=chain.parent, to=tmp_path / "kept")
+    assert found["notes"][0]["models"] == ["base", "sft", "ppo"]
+    kept = json.loads((tmp_path / "kept" / "report.json").read_text())
+    assert kept["figures"] == found["figures"]
+    assert {figure["seed"] for figure in kept["figures"]} == {3, 4}
 
 
 def test_answers_longer_than_the_context_are_refused(chain, cache):
