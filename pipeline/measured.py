@@ -61,8 +61,8 @@ class Measured:
     (samples, items), to shape (samples,).
 
     `bounds` are those within which an item may move the figure: of the scores, where it is a mean of them. A rate
-    has 0 and 1. They make an interval where nothing varies, from the number of clusters of the items that the
-    figure `rests_on`; without them there is none.
+    has 0 and 1. No interval passes them. They make one where nothing varies, from the number of clusters of the
+    items that the figure `rests_on`; without them there is none.
     """
 
     name: str
@@ -288,14 +288,15 @@ def _bounded(
     measured: Measured,
     sides: Sequence[Sequence[Scored]],
 ) -> tuple[float, float]:
-    """The interval; where nothing varied and it would be infinite, what the bounds still allow."""
+    """The interval within the bounds; where nothing varied and it would be infinite, what these still allow."""
     from pipeline.statistics import unvaried
 
     if found.low != -math.inf:
-        return found.low, found.high
+        return max(found.low, bounds[0]), min(found.high, bounds[1])
     scored = ([row for row in side if row.score == row.score] for side in sides)
     num_clusters = min(len({row.cluster for row in measured.rests_on(side)}) for side in scored)
-    return unvaried(found.value, num_clusters, bounds)
+    allowed = unvaried(found.value, num_clusters, bounds)
+    return allowed if math.isfinite(allowed[1] - allowed[0]) else UNBOUNDED
 
 
 def _widest(measured: Measured, pairs: Sequence[tuple[Scored, Scored]]) -> float:

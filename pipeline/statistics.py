@@ -120,7 +120,8 @@ def rate(scores: Scores, clusters: Clusters = None, *, level: float = 0.95) -> I
     """Share of 1 among scores of 0, 1 and, for ties, 1/2, with a Wilson interval on n / design effect.
 
     n / design effect is the number of untied items that would have the clustered SE, which counts as no less than
-    that of unclustered items; where all scores are equal it cannot be estimated and is the number of clusters.
+    that of unclustered items; where the SE is 0, by equal scores or by clusters that balance, it is the number of
+    clusters.
     Differs from Wilson: the quantile is Student's, as the standard error is estimated from C clusters, with the
     degrees of freedom of `variance_df`, or C - 1 where no cluster has two items.
     """
@@ -129,7 +130,7 @@ def rate(scores: Scores, clusters: Clusters = None, *, level: float = 0.95) -> I
         return NOTHING
     assert np.isin(s, (0, 0.5, 1)).all(), "a rate is of scores 0, 1/2 and 1; use mean"
     value, se = float(s.mean()), clustered_se(s - s.mean(), codes)
-    if num_clusters < 2 or s.min() == s.max():
+    if num_clusters < 2 or se <= STILL:
         effective = float(num_clusters)
     else:
         effective = max(value * (1 - value) / max(se**2, s.var() / len(s)), 1.0)
@@ -239,7 +240,7 @@ def paired_difference(
         gained,
         lost,
         mcnemar(gained, lost) if gained is not None and lost is not None else None,
-        minimum_detectable_effect(se),
+        minimum_detectable_effect(se, num_clusters),
     )
 
 
@@ -272,16 +273,18 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def minimum_detectable_effect(se: float, *, level: float = 0.95, power: float = 0.8) -> float:
-    """Smallest true change that a two-sided test finds with this power: `(z_level + z_power) * se`.
+def minimum_detectable_effect(
+    se: float, num_clusters: int, *, level: float = 0.95, power: float = 0.8
+) -> float:
+    """Smallest true change that Student's two-sided test of C clusters finds with this power.
 
-    nan where nothing varies, as this says nothing of what would be found.
+    `(t_level + t_power) * se`, both quantiles with C - 1 degrees of freedom. nan where nothing varies, as this
+    says nothing of what would be found.
     """
-    from scipy.stats import norm
-
     if se == 0:
         return float("nan")
-    return float((norm.ppf((1 + level) / 2) + norm.ppf(power)) * se)
+    quantiles = t_quantile(level, num_clusters), t_quantile(2 * power - 1, num_clusters)
+    return float(sum(quantiles) * se)
 
 
 def win_scores(ours: Scores, theirs: Scores) -> Float[np.ndarray, " items"]:
@@ -433,7 +436,7 @@ def _expanded_tail(num_clusters: int, level: float) -> float:
 
 
 def _paired(found: Interval, p_value: float) -> Paired:
-    return Paired(*found, p_value, None, None, None, minimum_detectable_effect(found.se))
+    return Paired(*found, p_value, None, None, None, minimum_detectable_effect(found.se, found.num_clusters))
 
 
 def _prepare(

@@ -75,10 +75,13 @@ def read(data_root: Path | None) -> list[Question]:
 
 
 def version(questions: Sequence[Question]) -> str:
-    """Name the version from what the file holds; one that was never published, by size and digest."""
+    """Name the version from what the file holds: as which one it was published, or its size, and its digest.
+
+    Files of one name may still differ (v0 and v1 do, and edited ones), so only equal digests are one version.
+    """
     has_binary = all(question.binary is not None for question in questions)
-    other = f"of {len(questions)} questions, {digest(questions)}"
-    return VERSIONS.get((len(questions), has_binary), other)
+    name = VERSIONS.get((len(questions), has_binary), f"of {len(questions)} questions")
+    return f"{name}, {digest(questions)}"
 
 
 def digest(questions: Sequence[Question]) -> str:

@@ -18,14 +18,23 @@ _NOT = (
     r"\b(?:(?:do|does|did|can|could|would|will|am|are|is) not|(?:do|does|did|ca|could|would|wo|are|is)n't|"
     r"cannot|unable to)"
 )
+# What follows "unknown" where it says so of the answer, and not of something in it ("an unknown artist").
+_SAID = (
+    r"(?=\W*$| ?[^\w\s-]| (?:but|if|that|whether|who|what|when|where|which|why|how)\b|"
+    r" to (?:me|us|anyone|anybody|the public|history)\b)"
+)
 ABSTAINING = (
     _NOT + r"(?: \w+)? (?:know|say|tell|answer|help|remember|recall|determine|find|provide|confirm|verify)\b",
     _NOT + r" have (?:\w+ ){0,3}(?:information|knowledge|data|access|answer)\b",
     r"\bno (?:\w+ )?(?:information|knowledge|record|idea|comment|answer)\b",
-    r"\b(?:unsure|unknown|not (?:sure|certain|known)|never heard|nobody knows)\b",
+    r"\b(?:unknown|unsure|not (?:sure|certain|known))" + _SAID,
+    r"(?:^|[.!?;] |\b(?:i am|i'm|we are|we're) (?:\w+ )?)(?:unsure|not (?:\w+ )?(?:sure|certain))\b",
+    r"\b(?:never heard|nobody knows)\b",
 )
 _ABSTAINING = re.compile("|".join(ABSTAINING))
 _ARTICLES = ("a", "an", "the")
+_PLACED = (*_ARTICLES, "in", "at", "on", "by")  # may stand between a denial and what it denies
+_DENIALS = ("not", "never", "nor", "neither", "t")  # the last as in "wasn't"
 _NUMBERS = "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
 _DIGITS = {word: str(number) for number, word in enumerate(_NUMBERS.split("|"))}
 _MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
@@ -46,11 +55,11 @@ class Rates(NamedTuple):
 
 
 def grade(answer: str, known: str, question: str = "") -> str:
-    """Grade an answer: correct where it holds the known one's words in order, else by whether it abstains.
+    """Grade an answer: correct where it says the known one's words in order, else by whether it abstains.
 
     A correct answer that also expresses doubt is correct, as in the paper. Where the known answer is made of
     numbers, an answer with another number, which is not one of the question's, names several and is incorrect.
-    An answer without a word is not attempted.
+    Words right after a denial ("not in Paris") do not count. An answer without a word is not attempted.
     """
     said, wanted = words(answer), words(known)
     if len(wanted) > 1 and wanted[0] in _ARTICLES:
@@ -111,9 +120,15 @@ def _without_zeros(word: str) -> str:
 
 
 def _holds(said: list[str], wanted: list[str]) -> bool:
-    """Whether the wanted words stand in order, next to each other."""
+    """Whether the wanted words stand in order, next to each other, and are not denied."""
     size = len(wanted)
-    return size > 0 and any(said[first : first + size] == wanted for first in range(len(said) - size + 1))
+    places = [first for first in range(len(said) - size + 1) if said[first : first + size] == wanted]
+    return size > 0 and not all(_denied(said[:first]) for first in places)
+
+
+def _denied(before: list[str]) -> bool:
+    """Whether a denial stands right before, but for an article or a preposition."""
+    return next((word for word in reversed(before) if word not in _PLACED), "") in _DENIALS
 
 
 def _names_another_number(said: list[str], wanted: list[str], asked: list[str]) -> bool:

@@ -93,7 +93,7 @@ def figures(records: Records, context: Context) -> list[Measured]:
     sides = {stage: _side_nulls(rows, bias) for stage, rows in records.items()}
     return [
         Measured(f"{NAME}/signed", "nats", "mean", scores, 0, zero),
-        Measured(f"{NAME}/absolute", "nats", "mean", sizes, -1, zero),
+        Measured(f"{NAME}/absolute", "nats", "mean", sizes, -1, zero, bounds=(0.0, math.inf)),
         Measured(f"{NAME}/prefers_stereotyped", "share", "rate", prefers, 0, sides),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def figures(records: Records, context: Context) -> list[Measured]:
             "mean",
             distances,
             nulls={stage: {"no_preference": 0.0} for stage in distances},
+            bounds=(0.0, math.inf),
         ),
     ]
 

@@ -54,13 +54,10 @@ def files(config: Config, data_root: Path | None) -> list[Path]:
 
 
 def measure(context: Context) -> list[Record]:
-    """Score every question under every measure; the group of a record is the version of the file.
-
-    The version is noted, too, with the digest of its content.
-    """
+    """Score every question under every measure; the group of a record is the version of the file, noted too."""
     questions = source.read(context.run.data_root)
     version = source.version(questions)
-    context.run.note(truthfulqa=f"{version}, {len(questions)} questions, {source.digest(questions)}")
+    context.run.note(truthfulqa=version)
     ordered = sorted(questions, key=lambda question: key(NAME, context.seed, question.id))
     asked = ordered[: context.options[NAME].num_questions]
     tasks = [task for question in asked for task in _tasks(question, context.seed)]

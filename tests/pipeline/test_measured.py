@@ -111,6 +111,17 @@ def test_a_rate_with_ties_stays_inside_0_and_1():
     assert figure.value < figure.high <= 1
 
 
+def test_an_interval_ends_where_the_scores_do():
+    # Five distances, one of them far off: skewness moves the lower bound below 0.
+    rows = [Scored(str(n), str(n), value) for n, value in enumerate([2.0, 3.0, 3.5, 4.0, 38.9])]
+    free, bounded = (
+        figures_of(Measured("x", "nats", "mean", {"a": rows}, **options), seed=0, command="")[0]
+        for options in ({}, {"bounds": (0.0, math.inf)})
+    )
+    assert free.low < 0
+    assert (bounded.low, bounded.high) == (0.0, free.high)
+
+
 # --- statistics
 
 

@@ -126,7 +126,11 @@ def test_clusters_that_balance_do_not_make_a_rate_certain():
     # Every cluster holds one win, one loss and a tie, so the clustered error is 0.
     balanced = st.rate([0, 1, 0.5] * 20, np.repeat(np.arange(20), 3))
     assert balanced.se == 0
-    assert balanced[1:3] == pytest.approx(st.wilson(0.5, 90, quantile=st.t_quantile(0.95, 20)))
+    assert balanced[1:3] == pytest.approx(st.wilson(0.5, 20, quantile=st.t_quantile(0.95, 20)))
+    halves = st.rate([0, 1] * 20, np.repeat(np.arange(20), 2))
+    assert halves[1:3] == pytest.approx(balanced[1:3])
+    thirds = st.rate([0, 0, 1] * 20, np.repeat(np.arange(20), 3))  # whose error is 0 but for rounding
+    assert thirds.low == pytest.approx(st.wilson(1 / 3, 20, quantile=st.t_quantile(0.95, 20))[0])
 
 
 def test_ratio_weighs_items_by_their_denominators():
@@ -255,8 +259,30 @@ def test_holm_by_hand():
     assert list(got) == ["a", "b", "c", "d"]
 
 
-def test_minimum_detectable_effect_is_2_8_standard_errors():
-    assert st.minimum_detectable_effect(0.1) == pytest.approx(0.28016, abs=1e-5)
+def test_minimum_detectable_effect_is_2_8_standard_errors_of_many_clusters():
+    assert st.minimum_detectable_effect(0.1, 10**6) == pytest.approx(0.28016, abs=1e-5)
+
+
+def test_an_effect_is_detected_from_few_clusters_as_often_as_is_said():
+    """Student's test of five clusters on changes of that size; the approximation is known to be low by 3 %."""
+    generator = np.random.default_rng(0)
+    effect = st.minimum_detectable_effect(1 / math.sqrt(5), 5)
+    changes = effect + generator.normal(size=(20_000, 5))
+    t = changes.mean(axis=1) / (changes.std(axis=1, ddof=1) / math.sqrt(5))
+    assert (t > st.t_quantile(0.95, 5)).mean() == pytest.approx(0.8, abs=0.04)
+
+
+def test_each_kind_of_change_names_the_effect_of_its_clusters():
+    scores = np.random.default_rng(1).normal(size=12)
+    clusters = np.repeat(np.arange(6), 2)
+    zero = average(np.zeros(12))
+    for found in (
+        st.paired_difference(np.zeros(12), scores, clusters, key=1),
+        st.bootstrap_difference(zero, average(scores), clusters, key=1),
+        st.jackknife_difference(zero, average(scores), clusters),
+    ):
+        quantiles = scipy_stats.t.ppf([0.975, 0.8], 5)
+        assert found.smallest == pytest.approx(quantiles.sum() * found.se)
 
 
 def test_win_rate_counts_ties_half():

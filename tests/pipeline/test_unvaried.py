@@ -75,6 +75,11 @@ def test_the_least_variation_is_told_from_rounding():
     assert np.isfinite(st.paired_difference(np.zeros(60), scores, key=1)[:3]).all()
 
 
+def test_a_bound_on_one_side_alone_gives_no_interval():
+    found = figure("mean", [2.5] * 40, bounds=(0.0, math.inf))
+    assert (found.low, found.high) == (-math.inf, math.inf)
+
+
 def test_clusters_that_balance_have_no_interval_of_zero_width_either():
     scores, clusters = np.tile([0.3, -0.3, 0.0], 20), np.repeat(np.arange(20), 3)
     assert st.mean(scores, clusters).high == math.inf

@@ -62,8 +62,19 @@ def test_without_a_table_the_pair_is_that_of_the_answers_true_first(tmp_path):
 def test_the_version_is_named_from_the_content_never_from_the_place(tmp_path, record, num, expected):
     questions = truthfulqa.read(write(tmp_path, numbered(record, num)))
     digest = truthfulqa.digest(questions)
-    assert truthfulqa.version(questions) == (expected or f"of {num} questions, {digest}")
+    assert truthfulqa.version(questions) == f"{expected or f'of {num} questions'}, {digest}"
     assert truthfulqa.digest(questions[1:]) != digest
+
+
+def test_files_of_as_many_questions_with_other_answers_are_other_versions(tmp_path):
+    edited = RECORD | {"mc2_targets": {"No": 1, "Perhaps never": 1, "Yes": 0}}
+    first, second = (
+        truthfulqa.version(truthfulqa.read(write(tmp_path, numbered(record, 817))))
+        for record in (RECORD, edited)
+    )
+    assert first.startswith("v0 or v1, ")
+    assert second.startswith("v0 or v1, ")
+    assert first != second
 
 
 def test_a_table_of_the_old_columns_gives_categories_and_no_pair(tmp_path):
@@ -134,7 +145,7 @@ def test_the_hub_is_asked_where_there_is_no_file_and_its_layout_is_read(tmp_path
 @pytest.mark.skipif(DATA is None, reason="FLEDGE_DATA names no folder of real data")
 def test_the_real_file_is_of_2025():
     questions = truthfulqa.read(Path(DATA))
-    assert truthfulqa.version(questions) == "2025"
+    assert truthfulqa.version(questions) == f"2025, {truthfulqa.digest(questions)}"
     assert len({question.category for question in questions}) == 37
     for question in questions:
         assert question.mc1[0] == question.binary[0]

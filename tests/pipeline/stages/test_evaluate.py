@@ -68,7 +68,7 @@ def expected_rate(scores, clusters):
     p, n = math.fsum(scores) / len(scores), len(scores)
     error, num = clustered_error([s - p for s in scores], clusters)
     unclustered = math.fsum((s - p) ** 2 for s in scores) / n**2
-    effective = p * (1 - p) / max(error**2, unclustered) if len(set(scores)) > 1 else num
+    effective = p * (1 - p) / max(error**2, unclustered) if error > 1e-12 else num
     excess = shape([s - p for s in scores], clusters)[1] if num < n else 0
     q = stats.t.ppf(0.975, degrees_of_freedom(excess, num))
     centre = (p + q * q / (2 * effective)) / (1 + q * q / effective)
