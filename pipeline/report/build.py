@@ -8,6 +8,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,9 @@ from pipeline.report.read import RunData, read_chains
 
 HTML, JSON = "report.html", "report.json"
 TIME_SUFFIXES = ("_seconds", "_per_second")
+# The files whose digests are shown, and the stages whose files all are.
+DIGESTS = ("*.safetensors", "answers*.jsonl", "records*.jsonl", "figures.json")
+DATA_STAGES, METRICS = ("corpus", "preferences"), "metrics.jsonl"
 # The figures of the stage table, those that exist: what is read first, and the rest, to which tasks are added.
 FIRST = (
     "gold/mean",
@@ -311,11 +315,12 @@ def _plain_notes(notes: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _digests(chain: RunData) -> list[tuple[str, str, str]]:
-    """(stage, file, first digits of SHA-256) of the models and of the data files that stages read."""
+    """(stage, file, first digits of SHA-256) of models, data, answers, records and figures, and of files read."""
     found = []
     for stage in chain.stages:
-        for name, entry in (stage.record.get("files_written") or {}).items():
-            if name.endswith(".safetensors"):
+        for name, entry in (stage.record.get("manifest") or {}).items():
+            told = any(fnmatch(name, pattern) for pattern in DIGESTS)
+            if told or (stage.kind in DATA_STAGES and name != METRICS):
                 found.append((stage.name, name, entry["sha256"][:16]))
         for name, digest in (stage.record.get("files") or {}).items():
             found.append((stage.name, name, str(digest)[:16]))

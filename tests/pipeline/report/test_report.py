@@ -1,5 +1,6 @@
 """The report of a finished run: what it says, what it holds, and that it needs nothing from outside."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ from pipeline.report import prototype, rebuild, verdicts
 from pipeline.report.build import across, build_report, number
 from pipeline.report.read import read_chain, read_chains
 from pipeline.report.summary import print_summary, printable
+from pipeline.run_directory import finish_stage
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,29 @@ def test_every_figure_has_the_command_that_measures_it(page, chain):
     assert len(commands) > 8
     assert all(page.count(command) == 1 for command in commands)
     assert "fledge evaluate artificial --suite facts" in commands[0] + "".join(commands)
+
+
+def test_the_digests_of_models_data_and_results_are_shown(artificial_run, tmp_path, no_pictures):
+    folder = tmp_path / "copy"
+    shutil.copytree(artificial_run, folder)
+    sft = folder / "stages" / "sft"
+    record = json.loads((sft / "stage.json").read_text())
+    (sft / "model").mkdir()
+    (sft / "model" / "model.safetensors").write_bytes(b"weights")
+    finish_stage(sft, record)
+    html = build_report([folder]).html
+    for name in (
+        "sft/model/model.safetensors",
+        "corpus/items.test.jsonl",
+        "preferences/test.jsonl",
+        "evaluate/answers.ppo.jsonl",
+        "evaluate/records.jsonl",
+        "evaluate/figures.json",
+    ):
+        stage, _, file = name.partition("/")
+        digest = hashlib.sha256((folder / "stages" / name).read_bytes()).hexdigest()[:16]
+        assert f"<tr><td>{stage}</td><td>{file}</td><td><code>{digest}</code></td></tr>" in html
+    assert "<td>metrics.jsonl</td>" not in html
 
 
 def test_win_rates_stand_in_a_matrix_with_both_sides(page, chain):
