@@ -217,7 +217,7 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "doses": tables.dose_response(chain),
         "reward": [f for f in chain.evaluation.figures if f.stage == "reward"],
         "contrasts": {f.name for f in chain.evaluation.figures if f.name.count("/") > 1},
-        "comparisons": chain.evaluation.comparisons,
+        "comparisons": tables.comparisons(chain),
         "flips": _flips(chain),
         "transcripts": verdicts.transcripts(chain),
         "gates": [(stage.name, gate) for stage in chain.stages for gate in stage.gates],

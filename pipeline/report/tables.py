@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pipeline.measured import IMPROVED, REGRESSED
@@ -15,6 +15,7 @@ WIN_RATE, CONTROLLED, STRENGTH = "win_rate", "win_rate/length_controlled", "win_
 JUDGE, DOSE = "judge", "dose_response"
 # Nulls that say what answering at random gives.
 CHANCE = ("chance", "uniform")
+AT_CHANCE = "not told apart from chance"  # in place of a verdict
 MOST_ROWS = 12  # a table with more shows its slices on demand
 
 
@@ -63,12 +64,18 @@ def no_conclusion(run: RunData, change: Comparison) -> bool:
     return all(at_chance(run.figure(change.name, stage)) for stage in (change.before, change.after))
 
 
+def comparisons(run: RunData) -> list[Comparison]:
+    """All comparisons; where both sides are at chance, the verdict says that alone."""
+    return [
+        replace(row, verdict=AT_CHANCE) if no_conclusion(run, row) else row
+        for row in run.evaluation.comparisons
+    ]
+
+
 def changes(run: RunData) -> dict[tuple[str, str], Comparison]:
     """(figure, model) to the change from the model that it started from."""
     steps = {(model["parent"], model["name"]) for model in run.evaluation.models}
-    return {
-        (row.name, row.after): row for row in run.evaluation.comparisons if (row.before, row.after) in steps
-    }
+    return {(row.name, row.after): row for row in comparisons(run) if (row.before, row.after) in steps}
 
 
 def rows_of(
@@ -86,25 +93,21 @@ def rows_of(
         if not known:
             continue
         cells = [
-            _cell(run, figure, changed.get((name, stage)), is_accuracy(name))
+            _cell(figure, changed.get((name, stage)), is_accuracy(name))
             for stage, figure in zip(run.model_names, figures, strict=True)
         ]
         found.append(Row(name, label(name), known[0].unit, cells, nulls_in_words(known)))
     return found
 
 
-def _cell(run: RunData, figure: Figure | None, change: Comparison | None, is_accuracy: bool) -> Cell:
+def _cell(figure: Figure | None, change: Comparison | None, is_accuracy: bool) -> Cell:
     chance = chance_of(figure) if figure else None
     above = (
         above_chance(figure.value, chance)
         if figure and is_accuracy and chance is not None and chance < 1
         else None
     )
-    told = (
-        change
-        if change and change.verdict in (IMPROVED, REGRESSED) and not no_conclusion(run, change)
-        else None
-    )
+    told = change if change and change.verdict in (IMPROVED, REGRESSED) else None
     return Cell(figure, told, above, at_chance(figure))
 
 

@@ -10,7 +10,7 @@ from data.randomness import key
 from pipeline.measured import IMPROVED, NO_EVIDENCE, REGRESSED
 from pipeline.records import Comparison, Figure, Record
 from pipeline.report.read import RunData
-from pipeline.report.tables import no_conclusion
+from pipeline.report.tables import AT_CHANCE, comparisons
 
 ALIGNED = ("ppo", "dpo", "rloo", "grpo")
 WORDS = {
@@ -127,10 +127,10 @@ def stage_verdicts(run: RunData) -> list[StageVerdict]:
             continue
         rows = [
             row
-            for row in run.evaluation.comparisons
+            for row in comparisons(run)
             if (row.before, row.after) == (model["parent"], model["name"])
             and row.better
-            and not no_conclusion(run, row)
+            and row.verdict != AT_CHANCE
         ]
         family = [row for row in rows if row.holm_p is not None] or rows
         found.append(StageVerdict(model["parent"], model["name"], word_of(family), family))

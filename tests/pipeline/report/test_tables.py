@@ -5,7 +5,7 @@ import pytest
 from pipeline.evals import dose_response as doses
 from pipeline.measured import figures_of
 from pipeline.records import Comparison, Figure, Record
-from pipeline.report import plots, tables, verdicts
+from pipeline.report import build, plots, tables, verdicts
 from pipeline.report.read import Evaluation, RunData
 
 MODELS = [
@@ -68,6 +68,19 @@ def test_models_at_chance_are_named_and_nothing_is_concluded_of_them():
     steps = {step.after: step for step in verdicts.stage_verdicts(run)}
     assert (steps["sft"].word, steps["sft"].comparisons) == ("no evidence", [])
     assert steps["ppo"].word == "improved"
+
+
+def test_no_table_gives_a_verdict_on_two_models_at_chance():
+    name = "task/harmless/right"
+    sides = [figure(name, stage, value, chance=0.22) for stage, value in (("base", 0.2), ("sft", 0.25))]
+    run = a_run([*sides, figure(name, "ppo", 0.6, chance=0.22)])
+    rows = [change(name, "base", "sft", 0.05), change(name, "sft", "ppo", 0.35)]
+    run.evaluation.comparisons.extend(rows)
+    (row,) = build.stage_table(run)
+    assert [change and change.verdict for _, change in row["cells"]] == [None, tables.AT_CHANCE, "improved"]
+    page = build.render([run], comparing=False)
+    assert page.count(">improved</span></td>") == 2  # in the table of the stages and in that of comparisons
+    assert page.count(f">{tables.AT_CHANCE}</span></td>") == 1
 
 
 @pytest.mark.parametrize(("value", "told"), [(0.27, True), (0.2701, False), (0.17, True), (0.1699, False)])
