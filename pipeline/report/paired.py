@@ -39,10 +39,10 @@ class Step(NamedTuple):
 
     @property
     def verdict(self) -> StageVerdict:
-        """The headline figures in words; all that have a better side where there are none of these."""
+        """The headline figures in words; where there are none of these, the whole ones with a better side."""
         before, after = self.labels
         rows = [row for row in self.changes if row.better and row.verdict != AT_CHANCE]
-        family = [row for row in rows if row.holm_p is not None] or rows
+        family = [row for row in rows if row.holm_p is not None]
         return StageVerdict(before, after, word_of(family), family)
 
     @property

@@ -118,21 +118,21 @@ def main_stage(run: RunData) -> str | None:
 def stage_verdicts(run: RunData) -> list[StageVerdict]:
     """A verdict for every model against the one that it started from, on the headline family.
 
-    Where there is none (no gold reward), every figure that has a better side counts. What is at chance on both
-    sides says nothing and is left out.
+    Where there is none (no gold reward), the whole figures that have a better side are the family. What is at
+    chance on both sides says nothing and is left out.
     """
     found = []
     for model in run.evaluation.models:
         if not model["parent"]:
             continue
-        rows = [
+        family = [
             row
             for row in comparisons(run)
             if (row.before, row.after) == (model["parent"], model["name"])
             and row.better
+            and row.holm_p is not None
             and row.verdict != AT_CHANCE
         ]
-        family = [row for row in rows if row.holm_p is not None] or rows
         found.append(StageVerdict(model["parent"], model["name"], word_of(family), family))
     return found
 

@@ -216,6 +216,23 @@ def test_the_words_follow_the_comparisons(chain):
     assert step.word == gold.verdict
 
 
+def test_a_run_without_headline_figures_is_corrected_over_all_whole_figures(artificial_run, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(artificial_run, folder)
+    path = folder / "stages" / "evaluate" / "figures.json"
+    results = json.loads(path.read_text())
+    named = {row["name"] for row in results["comparisons"] if row["holm_p"] is None}
+    rows = [row for row in results["comparisons"] if row["name"] in named]
+    write_json(path, results | {"comparisons": rows})
+    step = verdicts.stage_verdicts(read_chains(folder)[0])[-1]
+    names = {row.name for row in step.comparisons}
+    assert "grounding/faithful" in names
+    assert "grounding/faithful/summaries" not in names
+    corrected = [row for row in step.comparisons if 0.05 / 60 < row.p_value <= 0.05]
+    assert corrected
+    assert all(row.holm_p > 0.05 and row.verdict == "no evidence" for row in corrected)
+
+
 def test_bars_compare_with_the_targets(chain):
     bars = {(bar.what, bar.stage, bar.target): bar for bar in verdicts.bars(chain)}
     assert bars["harmful requests refused", "ppo", "at least 0.95"].met is True

@@ -22,7 +22,7 @@ def figure(name, stage, value, half=0.05, **nulls):
 def change(name, before, after, value, better=1, verdict="improved"):
     low, high = value - 0.01, value + 0.01
     return Comparison(
-        name, before, after, value, low, high, 100, 50, better, 0.001, None, 1, 0, 0.5, 0.1, verdict
+        name, before, after, value, low, high, 100, 50, better, 0.001, 0.001, 1, 0, 0.5, 0.1, verdict
     )
 
 
