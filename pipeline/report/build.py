@@ -238,15 +238,15 @@ def _contents(found: dict[str, Any]) -> list[tuple[str, str]]:
     """(anchor, title) of the sections below the first screen that there are."""
     num_met = sum(why is None for _, why in found["bars"])
     titles = {
+        "dose": ("Dose and response", found["doses"]),
         "drift": ("Reward and drift", "reward_kl" in found["pictures"] or "frontier" in found["pictures"]),
         "wins": ("Win rates", found["matrices"]),
+        "flips": ("Answers that changed", found["flips"]),
         "targets": (f"Targets: {num_met} of {len(found['bars'])} reached", found["bars"]),
-        "dose": ("Dose and response", found["doses"]),
         "confidence": ("Confidence", found["confidence"] or found["targets"]),
         "examples": ("Few examples", "few_examples" in found["pictures"]),
         "benchmarks": ("Benchmarks", found["benchmarks"]),
         "reward": ("Reward model", found["reward"]),
-        "flips": ("Answers that changed", found["flips"]),
         "transcripts": ("Transcripts", found["transcripts"]),
         "figures": ("Every figure", found["figures"]),
         "reproduce": ("To reproduce", True),

@@ -79,29 +79,47 @@ def test_the_page_loads_nothing_and_runs_nothing(page):
     assert "default-src 'none'" in page
 
 
-def test_a_minute_s_reading_comes_first_and_the_rest_in_order(page):
-    headings = re.findall(r"<h2[^>]*>([^<:]*)", page)
-    assert headings == [
-        "Verdict",
-        "Stages side by side",
-        "Hallucination",
-        "Exposure",
-        "Bias",
-        "Reward and drift",
-        "Win rates",
-        "Targets of the closed world",
-        "Knowing what it knows",
-        "Reward model",
-        "Gates",
-        "Answers that changed",
-        "Transcripts",
-        "Training",
-        "Beside an early prototype",
-        "Every paired comparison",
-        "Every figure with its nulls",
-        "The metrics themselves",
-        "To reproduce",
-    ]
+ORDER = [
+    "Verdict",
+    "Stages side by side",
+    "Hallucination",
+    "Exposure",
+    "Bias",
+    "Bias: dose and response",
+    "Reward and drift",
+    "Win rates",
+    "Answers that changed",
+    "Targets of the closed world",
+    "Knowing what it knows",
+    "Reward model",
+    "Gates",
+    "Transcripts",
+    "Training",
+    "Beside an early prototype",
+    "Every paired comparison",
+    "Every figure with its nulls",
+    "The metrics themselves",
+    "To reproduce",
+]
+
+
+@pytest.mark.parametrize("dosed", [False, True])
+def test_a_minute_s_reading_comes_first_and_the_rest_in_order(artificial_run, page, tmp_path, dosed):
+    if dosed:
+        folder = tmp_path / "dosed"
+        shutil.copytree(artificial_run, folder)
+        path = folder / "stages" / "evaluate" / "figures.json"
+        results = json.loads(path.read_text())
+        dose = next(row for row in results["figures"] if row["name"] == "bias/stereotyped")
+        results["figures"].append(dose | {"name": "dose_response/measured/0.8"})
+        write_json(path, results)
+        page = build_report([folder]).html
+    headings = [re.sub(r": \d.*", "", text) for text in re.findall(r"<h2[^>]*>([^<]*)", page)]
+    assert headings == [name for name in ORDER if dosed or "dose" not in name]
+    parsed = Tags()
+    parsed.feed(page)
+    links = [attributes["href"][1:] for tag, attributes in parsed.tags if tag == "a"]
+    assert links == [name for name in parsed.ids if name in links]
 
 
 def test_the_contents_lead_to_sections_that_are_there(page):
