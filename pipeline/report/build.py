@@ -165,6 +165,8 @@ def render(chains: Sequence[RunData], steps: Sequence[paired.Step] = (), *, comp
     environment.filters["slug"] = lambda word: word.replace(" ", "-")
     environment.filters["words"] = verdicts.words
     environment.globals["prototype"] = prototype
+    environment.filters["items"] = tables.items_in_words
+    environment.filters["nulls"] = tables.nulls_in_words
     environment.globals["at_chance"] = tables.at_chance
     named = (chain.label if comparing else str(chain.record.get("recipe", chain.label)) for chain in chains)
     title = " and ".join(dict.fromkeys(named))
@@ -265,7 +267,7 @@ def stage_table(chain: RunData) -> list[dict[str, Any]]:
         cells = [(chain.figure(name, stage), changes.get((name, stage))) for stage in chain.model_names]
         figures = [figure for figure, _ in cells if figure]
         if figures:
-            rows.append({"name": name, "unit": figures[0].unit, "cells": cells})
+            rows.append({"name": name, "unit": figures[0].unit, "cells": cells, "figures": figures})
     return rows
 
 

@@ -16,6 +16,7 @@ JUDGE, DOSE = "judge", "dose_response"
 # Nulls that say what answering at random gives.
 CHANCE = ("chance", "uniform")
 AT_CHANCE = "not told apart from chance"  # in place of a verdict
+NULL_WORDS = {"answer_to_another_question": "another's answer", "guess_a_value": "a guess"}
 MOST_ROWS = 12  # a table with more shows its slices on demand
 
 
@@ -37,12 +38,13 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of every model, with the nulls in words."""
+    """One figure of every model, with the items and clusters behind it and the nulls in words."""
 
     name: str
     label: str
     unit: str
     cells: list[Cell]
+    n: str
     nulls: str
 
 
@@ -96,7 +98,9 @@ def rows_of(
             _cell(figure, changed.get((name, stage)), is_accuracy(name))
             for stage, figure in zip(run.model_names, figures, strict=True)
         ]
-        found.append(Row(name, label(name), known[0].unit, cells, nulls_in_words(known)))
+        found.append(
+            Row(name, label(name), known[0].unit, cells, items_in_words(known), nulls_in_words(known))
+        )
     return found
 
 
@@ -111,14 +115,22 @@ def _cell(figure: Figure | None, change: Comparison | None, is_accuracy: bool) -
     return Cell(figure, told, above, at_chance(figure))
 
 
-def nulls_in_words(figures: Sequence[Figure]) -> str:
+def items_in_words(figures: Sequence[Figure | None]) -> str:
+    """Items and clusters behind figures, `n / clusters`; a range where they differ from model to model."""
+    known = [figure for figure in figures if figure]
+    counts = ([figure.n for figure in known], [figure.clusters for figure in known])
+    ranges = (dict.fromkeys((min(found), max(found))) for found in counts if found)
+    return " / ".join(" to ".join(map(str, ends)) for ends in ranges)
+
+
+def nulls_in_words(figures: Sequence[Figure | None]) -> str:
     """What trivial answers give; a range where it differs from model to model."""
-    names = dict.fromkeys(name for figure in figures for name in figure.nulls)
+    known = [figure.nulls for figure in figures if figure]
     told = []
-    for name in names:
-        values = [figure.nulls[name] for figure in figures if name in figure.nulls]
+    for name in dict.fromkeys(name for nulls in known for name in nulls):
+        values = [nulls[name] for nulls in known if name in nulls]
         texts = list(dict.fromkeys(f"{value:.3f}".replace("-", "−") for value in (min(values), max(values))))
-        told.append(f"{name.replace('_', ' ')} {' to '.join(texts)}")
+        told.append(f"{NULL_WORDS.get(name, name.replace('_', ' '))} {' to '.join(texts)}")
     return ", ".join(told)
 
 
@@ -210,11 +222,15 @@ class Won(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """Every model over every other, by one judge: a row is (model, cells by column, strength)."""
+    """Every model over every other, by one judge: a row is (model, cells by column, strength).
+
+    `figures` are the win rates that were measured, without the other sides of the same pairs.
+    """
 
     judge: str
     rows: list[tuple[str, list[Won | None], Figure | None]]
     health: list[Row]
+    figures: list[Figure]
 
 
 def win_matrices(run: RunData) -> list[Matrix]:
@@ -238,7 +254,9 @@ def win_matrices(run: RunData) -> list[Matrix]:
             for ours in run.model_names
         ]
         if any(won for _, cells, _ in rows for won in cells):
-            found.append(Matrix(judge, rows, _health(run, prefix)))
+            pairs = [(ours, theirs) for ours in run.model_names for theirs in run.model_names]
+            shares = [run.figure(f"{prefix}/{ours}_over_{theirs}", ours) for ours, theirs in pairs]
+            found.append(Matrix(judge, rows, _health(run, prefix), [share for share in shares if share]))
     return found
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from data.randomness import key
 from pipeline.measured import IMPROVED, NO_EVIDENCE, REGRESSED
 from pipeline.records import Comparison, Figure, Record
 from pipeline.report.read import RunData
-from pipeline.report.tables import AT_CHANCE, comparisons
+from pipeline.report.tables import AT_CHANCE, comparisons, items_in_words
 
 ALIGNED = ("ppo", "dpo", "rloo", "grpo")
 WORDS = {
@@ -78,7 +78,8 @@ class StageVerdict:
 class Bar:
     """One target with what was reached: `met` is None where it could not be measured.
 
-    `figure` is the name of the one that is judged, `bound` the number that it is held against.
+    `figure` is the name of the one that is judged, `bound` the number that it is held against, `n` its items and
+    clusters.
     """
 
     what: str
@@ -88,6 +89,7 @@ class Bar:
     met: bool | None
     figure: str
     bound: float
+    n: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def bars(run: RunData) -> list[Bar]:
         _least(run, "reward/accuracy", "reward", 0.85),
         _least(run, "reward/right_over_abstain/often", "reward", 0.80),
     ]
-    return rows
+    return [replace(row, n=items_in_words([run.figure(row.figure, row.stage)])) for row in rows]
 
 
 def shown(figure: Figure | None) -> str:

@@ -166,6 +166,20 @@ def test_the_digests_of_models_data_and_results_are_shown(artificial_run, tmp_pa
     assert "<td>metrics.jsonl</td>" not in html
 
 
+def test_items_clusters_and_nulls_stand_beside_the_figures(page, chain):
+    table = page[page.index(">Stages side by side</h2>") : page.index(">Hallucination</h2>")]
+    often = chain.figure("facts/often/right", "ppo")
+    row = table[table.index("facts seen often, right") :].partition("</tr>")[0]
+    assert f">{often.n} / {often.clusters}</td>" in row
+    assert f"a guess {number(often.nulls['guess_a_value'])}" in row
+    assert 1 + row.count("<td") == len(re.findall(r"<th\b", table.partition("</tr>")[0]))
+    matrix = page[page.index(">Win rates</h2>") : page.index(">Answers that changed")]
+    won = chain.figure("win_rate/ppo_over_sft", "ppo")
+    assert f"n / clusters {won.n} / {won.clusters}, no difference 0.500" in matrix
+    targets = page[page.index(">Targets of the closed world") : page.index(">Knowing what it knows")]
+    assert f">{often.n} / {often.clusters}</td>" in targets
+
+
 def test_win_rates_stand_in_a_matrix_with_both_sides(page, chain):
     rate = chain.figure("win_rate/ppo_over_sft", "ppo")
     section = page[page.index(">Win rates</h2>") : page.index(">Targets of the closed world")]
@@ -351,6 +365,10 @@ def test_several_seeds_show_median_and_range(several_seeds, no_pictures):
     assert (row["low"], row["high"]) == tuple(values)
     assert row["median"] == pytest.approx(sum(values) / 2)
     assert "Over seeds" in report.html
+    seeds = report.html[report.html.index("Value of each seed") :]
+    n, clusters = row["figures"][0].n, {figure.clusters for figure in row["figures"]}
+    assert f">{n} / {' to '.join(map(str, sorted(clusters)))}</td>" in seeds
+    assert "a guess 0." in seeds[: seeds.index("</table>")]
     assert "limit where not" in report.html
     parsed = Tags()
     parsed.feed(report.html)

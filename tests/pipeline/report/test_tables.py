@@ -1,5 +1,7 @@
 """Tables of win rates, benchmarks, confidence and doses, on figures written by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.evals import dose_response as doses
@@ -51,7 +53,7 @@ def test_an_accuracy_stands_beside_its_place_above_chance():
     (row,) = table.rows
     # (0.61 - 0.22) / (1 - 0.22)
     assert [part.above for part in row.cells] == pytest.approx([0.02 / 0.78, 0.03 / 0.78, 0.5])
-    assert row.nulls == "chance 0.220, longest 0.400 to 0.410"
+    assert (row.n, row.nulls) == ("100 / 50", "chance 0.220, longest 0.400 to 0.410")
 
 
 def test_a_share_that_is_no_accuracy_has_no_place_above_chance():
@@ -81,6 +83,11 @@ def test_no_table_gives_a_verdict_on_two_models_at_chance():
     page = build.render([run], comparing=False)
     assert page.count(">improved</span></td>") == 2  # in the table of the stages and in that of comparisons
     assert page.count(f">{tables.AT_CHANCE}</span></td>") == 1
+
+
+def test_items_and_clusters_that_differ_between_models_are_a_range():
+    sides = [replace(figure("x", "s", 0.5), n=n, clusters=clusters) for n, clusters in ((90, 9), (70, 9))]
+    assert tables.items_in_words([None, *sides]) == "70 to 90 / 9"
 
 
 @pytest.mark.parametrize(("value", "told"), [(0.27, True), (0.2701, False), (0.17, True), (0.1699, False)])
