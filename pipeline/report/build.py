@@ -20,6 +20,7 @@ from pipeline.report.causes import cause
 from pipeline.report.collapse import RULE, collapses
 from pipeline.report.plots import FEW_MODELS, pictures
 from pipeline.report.read import RunData, read_chains
+from pipeline.statistics import FEW_CLUSTERS
 
 HTML, JSON = "report.html", "report.json"
 TIME_SUFFIXES = ("_seconds", "_per_second")
@@ -167,6 +168,7 @@ def render(chains: Sequence[RunData], steps: Sequence[paired.Step] = (), *, comp
     environment.globals["prototype"] = prototype
     environment.filters["items"] = tables.items_in_words
     environment.filters["nulls"] = tables.nulls_in_words
+    environment.globals["few_clusters"] = FEW_CLUSTERS
     environment.globals["at_chance"] = tables.at_chance
     named = (chain.label if comparing else str(chain.record.get("recipe", chain.label)) for chain in chains)
     title = " and ".join(dict.fromkeys(named))
@@ -228,9 +230,6 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "notes": [(stage.name, _plain_notes(stage.notes)) for stage in chain.stages],
         "record": chain.record,
         "timings": _timings(chain),
-        "few_clusters": sorted(
-            {f.name for f in chain.evaluation.figures if 0 < f.clusters < 30 and f.stage != "reward"}
-        ),
         "digests": _digests(chain),
     }
     return found | {"contents": _contents(found)}

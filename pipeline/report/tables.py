@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pipeline.measured import IMPROVED, REGRESSED
 from pipeline.records import Comparison, Figure
 from pipeline.report.read import RunData
-from pipeline.statistics import above_chance
+from pipeline.statistics import FEW_CLUSTERS, above_chance
 
 WIN_RATE, CONTROLLED, STRENGTH = "win_rate", "win_rate/length_controlled", "win_rate/strength"
 JUDGE, DOSE = "judge", "dose_response"
@@ -115,12 +115,16 @@ def _cell(figure: Figure | None, change: Comparison | None, is_accuracy: bool) -
     return Cell(figure, told, above, at_chance(figure))
 
 
-def items_in_words(figures: Sequence[Figure | None]) -> str:
-    """Items and clusters behind figures, `n / clusters`; a range where they differ from model to model."""
-    known = [figure for figure in figures if figure]
-    counts = ([figure.n for figure in known], [figure.clusters for figure in known])
+def items_in_words(rows: Sequence[Figure | Comparison | None]) -> str:
+    """Items and clusters behind figures, `n / clusters`; a range where they differ from model to model.
+
+    Followed by `few` where there are so few clusters that an interval is rough.
+    """
+    known = [row for row in rows if row]
+    counts = ([row.n for row in known], [row.clusters for row in known])
     ranges = (dict.fromkeys((min(found), max(found))) for found in counts if found)
-    return " / ".join(" to ".join(map(str, ends)) for ends in ranges)
+    told = " / ".join(" to ".join(map(str, ends)) for ends in ranges)
+    return told + (" few" if any(0 < row.clusters < FEW_CLUSTERS for row in known) else "")
 
 
 def nulls_in_words(figures: Sequence[Figure | None]) -> str:

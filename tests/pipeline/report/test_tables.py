@@ -87,7 +87,7 @@ def test_no_table_gives_a_verdict_on_two_models_at_chance():
 
 def test_items_and_clusters_that_differ_between_models_are_a_range():
     sides = [replace(figure("x", "s", 0.5), n=n, clusters=clusters) for n, clusters in ((90, 9), (70, 9))]
-    assert tables.items_in_words([None, *sides]) == "70 to 90 / 9"
+    assert tables.items_in_words([None, *sides]) == "70 to 90 / 9 few"
 
 
 @pytest.mark.parametrize(("value", "told"), [(0.27, True), (0.2701, False), (0.17, True), (0.1699, False)])
