@@ -26,6 +26,7 @@ HTML, JSON = "report.html", "report.json"
 TIME_SUFFIXES = ("_seconds", "_per_second")
 # The files whose digests are shown, and the stages whose files all are.
 DIGESTS = ("*.safetensors", "answers*.jsonl", "records*.jsonl", "figures.json")
+KNOWING = ("abstention", "targets", "confidence", "grounding")  # the tables of one section
 DATA_STAGES, METRICS = ("corpus", "preferences"), "metrics.jsonl"
 # The figures of the stage table, those that exist: what is read first, and the rest, to which tasks are added.
 FIRST = (
@@ -214,6 +215,9 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "fits": chain.fits,
         "audit": _audit(chain),
         "matrices": tables.win_matrices(chain),
+        "tax": tables.tax_rows(chain),
+        "abstention": tables.abstention_rows(chain),
+        "grounding": tables.grounding_rows(chain),
         "confidence": tables.confidence_rows(chain),
         "confidence_words": tables.confidence_words(chain),
         "targets": tables.target_rows(chain),
@@ -244,7 +248,8 @@ def _contents(found: dict[str, Any]) -> list[tuple[str, str]]:
         "wins": ("Win rates", found["matrices"]),
         "flips": ("Answers that changed", found["flips"]),
         "targets": (f"Targets: {num_met} of {len(found['bars'])} reached", found["bars"]),
-        "confidence": ("Confidence", found["confidence"] or found["targets"]),
+        "tax": ("Alignment tax", found["tax"]),
+        "confidence": ("Confidence", any(found[part] for part in KNOWING)),
         "examples": ("Few examples", "few_examples" in found["pictures"]),
         "benchmarks": ("Benchmarks", found["benchmarks"]),
         "reward": ("Reward model", found["reward"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -299,14 +299,16 @@ def _health(run: RunData, prefix: str) -> list[Row]:
 
 
 def confidence_rows(run: RunData) -> list[Row]:
-    """Calibration error, Brier score and the like of every model."""
+    """Calibration error, Brier score and the like of every model, by the answers' probability and by samples."""
     labels = {"ece": "calibration error", "brier": "Brier score", "aurc": "AURC", "auroc": "AUROC"}
 
     def label(name: str) -> str:
-        _, _, short = name.partition("/")
-        return labels.get(short, f"wrong among the most confident {short.removeprefix('risk/')}")
+        _, short, *which = name.split("/")
+        if short == "risk":
+            return f"wrong among the most confident {which[0]}"
+        return ", ".join((labels.get(short, short.replace("_", " ")), *(w.replace("_", " ") for w in which)))
 
-    return rows_of(run, _names(run, "calibration"), label)
+    return rows_of(run, _names(run, "calibration") + _names(run, "agreement"), label)
 
 
 def confidence_words(run: RunData) -> str:
@@ -317,6 +319,54 @@ def confidence_words(run: RunData) -> str:
         if aurc:
             told.append(f"{stage}: AURC {aurc.value:.3f}" + (f", AUROC {auroc.value:.3f}" if auroc else ""))
     return "; ".join(told)
+
+
+def abstention_rows(run: RunData) -> list[Row]:
+    """How much is attempted, how much of that is wrong, and when a model abstains; without the scores."""
+    labels = {
+        "attempted": "attempted",
+        "hallucinated": "hallucinated, of all",
+        "hallucinated_of_attempted": "hallucinated, of attempted",
+        "recall": "abstains where never seen",
+        "over_abstention": "abstains where seen often",
+        "f": "F of right answers",
+    }
+    names = [name for name in _names(run, "abstention") if not name.startswith("abstention/score/")]
+    return rows_of(run, names, lambda name: _label(name, labels))
+
+
+def grounding_rows(run: RunData) -> list[Row]:
+    """Whether answers from a given text stay with it."""
+    labels = {
+        "faithful": "says what the text says",
+        "intrinsic": "contradicts the text",
+        "extrinsic": "adds what is not in it",
+    }
+    return rows_of(run, _names(run, "grounding"), lambda name: _label(name, labels))
+
+
+def tax_rows(run: RunData) -> list[Row]:
+    """What aligning may cost: the held-out text, the variety of answers, the tasks of the base model.
+
+    Empty where there is one model, as nothing was aligned.
+    """
+    if len(run.model_names) < 2:
+        return []
+    labels = {
+        "bits_per_byte": "held-out bits per byte",
+        "distinct_1": "distinct words of stories",
+        "distinct_2": "distinct pairs of words of stories",
+        "identical": "stories identical to another",
+    }
+    names = [name for name in _names(run, "loss") if name == "loss/bits_per_byte"]
+    names += [name for prefix in ("diversity", "task", "verified") for name in _names(run, prefix)]
+    return rows_of(run, names, lambda name: _label(name, labels))
+
+
+def _label(name: str, labels: Mapping[str, str]) -> str:
+    """A figure's name without its first part, in words."""
+    _, *parts = name.split("/")
+    return ", ".join(labels.get(part, part.replace("_", " ")) for part in parts)
 
 
 def target_rows(run: RunData) -> list[Row]:

@@ -90,6 +90,7 @@ ORDER = [
     "Win rates",
     "Answers that changed",
     "Targets of the closed world",
+    "What alignment costs",
     "Knowing what it knows",
     "Reward model",
     "Gates",

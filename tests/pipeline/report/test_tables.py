@@ -161,6 +161,40 @@ def test_scores_by_confidence_target():
     assert (row.label, row.nulls) == ("t = 0.75", "always abstain 0.000")
 
 
+def test_agreement_of_samples_stands_beside_the_answers_probability():
+    names = ("calibration/auroc", "calibration/risk/0.5", "agreement/auroc/semantic_entropy")
+    rows = tables.confidence_rows(a_run([figure(name, "ppo", 0.8) for name in names]))
+    labels = ["AUROC", "wrong among the most confident 0.5", "AUROC, semantic entropy"]
+    assert [row.label for row in rows] == labels
+
+
+def test_abstaining_and_staying_with_a_text_have_rows():
+    names = ("abstention/recall", "abstention/score/0.5", "grounding/extrinsic/summaries")
+    run = a_run([figure(name, "ppo", 0.5) for name in names])
+    assert [row.label for row in tables.abstention_rows(run)] == ["abstains where never seen"]
+    assert [row.label for row in tables.grounding_rows(run)] == ["adds what is not in it, summaries"]
+    page = build.render([run], comparing=False)
+    assert page.count("<td>abstains where never seen</td>") == 1
+    assert page.count("<td>adds what is not in it, summaries</td>") == 1
+
+
+def test_the_alignment_tax_holds_held_out_text_variety_and_tasks_together():
+    names = (
+        "task/towns/right",
+        "loss/held_out",
+        "loss/bits_per_byte",
+        "diversity/distinct_2",
+        "verified/add/right",
+    )
+    figures = [figure(name, stage, 0.5) for name in names for stage in ("base", "ppo")]
+    run = a_run(figures, [change("task/towns/right", "sft", "ppo", -0.1, verdict="regressed")])
+    rows = tables.tax_rows(run)
+    labels = ["held-out bits per byte", "distinct pairs of words of stories", "towns, right", "add, right"]
+    assert [row.label for row in rows] == labels
+    assert rows[2].cells[2].change.verdict == "regressed"
+    assert tables.tax_rows(a_run(figures, models=MODELS[:1])) == []
+
+
 # --- dose and response ------------------------------------------------------------------------------------
 
 
