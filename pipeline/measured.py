@@ -371,17 +371,29 @@ def _of_samples(measured: Measured, rows: Sequence[Scored]) -> Statistic:
 def with_verdicts(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Correct the headline family (Holm) and say what each change amounts to.
 
-    A change is one when its interval excludes 0 and, in the headline family, its corrected p-value is at most
-    .05.
+    Where there are no headline figures, the family is all that have a better side, without parts of others
+    (`bbq/age/accuracy_amb` of `bbq/accuracy_amb`). A change is one when its interval excludes 0 and, in the
+    family, its corrected p-value is at most .05.
     """
     from pipeline.statistics import holm
 
     family = {str(n): row.holm_p for n, row in enumerate(comparisons) if row.holm_p is not None}
-    adjusted = holm({name: p for name, p in family.items() if p is not None})
+    adjusted = holm(family or _family_without_headline(comparisons))
     return [
         replace(row, holm_p=adjusted.get(str(n)), verdict=_verdict(row, adjusted.get(str(n))))
         for n, row in enumerate(comparisons)
     ]
+
+
+def _family_without_headline(comparisons: Sequence[Comparison]) -> dict[str, float]:
+    """The p-values, by place, of the whole figures that have a better side."""
+    parts = {row.name: frozenset(row.name.split("/")) for row in comparisons}
+    whole = {name for name, own in parts.items() if not any(other < own for other in parts.values())}
+    return {
+        str(n): row.p_value
+        for n, row in enumerate(comparisons)
+        if row.better and row.name in whole and row.p_value == row.p_value
+    }
 
 
 def _verdict(row: Comparison, holm_p: float | None) -> str:

@@ -65,8 +65,8 @@ class Comparison:
     """The change of one figure from one stage to another on the same items.
 
     `better` is +1 where more is better, -1 where less is, 0 where neither. `p_value` is clustered; `holm_p`
-    is it corrected over the headline family (None outside). `gained`, `lost` and `mcnemar_p` stand for items
-    that are right or wrong. `smallest` is the minimum detectable effect.
+    is it corrected over the headline family, or what stands for it (None outside). `gained`, `lost` and
+    `mcnemar_p` stand for items that are right or wrong. `smallest` is the minimum detectable effect.
     """
 
     name: str

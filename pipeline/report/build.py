@@ -8,6 +8,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +20,14 @@ from pipeline.report.causes import cause
 from pipeline.report.collapse import RULE, collapses
 from pipeline.report.plots import FEW_MODELS, pictures
 from pipeline.report.read import RunData, read_chains
+from pipeline.statistics import FEW_CLUSTERS
 
 HTML, JSON = "report.html", "report.json"
 TIME_SUFFIXES = ("_seconds", "_per_second")
+# The files whose digests are shown, and the stages whose files all are.
+DIGESTS = ("*.safetensors", "answers*.jsonl", "records*.jsonl", "figures.json")
+KNOWING = ("abstention", "targets", "confidence", "grounding")  # the tables of one section
+DATA_STAGES, METRICS = ("corpus", "preferences"), "metrics.jsonl"
 # The figures of the stage table, those that exist: what is read first, and the rest, to which tasks are added.
 FIRST = (
     "gold/mean",
@@ -163,6 +169,9 @@ def render(chains: Sequence[RunData], steps: Sequence[paired.Step] = (), *, comp
     environment.filters["slug"] = lambda word: word.replace(" ", "-")
     environment.filters["words"] = verdicts.words
     environment.globals["prototype"] = prototype
+    environment.filters["items"] = tables.items_in_words
+    environment.filters["nulls"] = tables.nulls_in_words
+    environment.globals["few_clusters"] = FEW_CLUSTERS
     environment.globals["at_chance"] = tables.at_chance
     named = (chain.label if comparing else str(chain.record.get("recipe", chain.label)) for chain in chains)
     title = " and ".join(dict.fromkeys(named))
@@ -209,6 +218,9 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "fits": chain.fits,
         "audit": _audit(chain),
         "matrices": tables.win_matrices(chain),
+        "tax": tables.tax_rows(chain),
+        "abstention": tables.abstention_rows(chain),
+        "grounding": tables.grounding_rows(chain),
         "confidence": tables.confidence_rows(chain),
         "confidence_words": tables.confidence_words(chain),
         "targets": tables.target_rows(chain),
@@ -216,7 +228,7 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "doses": tables.dose_response(chain),
         "reward": [f for f in chain.evaluation.figures if f.stage == "reward"],
         "contrasts": {f.name for f in chain.evaluation.figures if f.name.count("/") > 1},
-        "comparisons": chain.evaluation.comparisons,
+        "comparisons": tables.comparisons(chain),
         "flips": _flips(chain),
         "transcripts": verdicts.transcripts(chain),
         "gates": [(stage.name, gate) for stage in chain.stages for gate in stage.gates],
@@ -225,9 +237,6 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "notes": [(stage.name, _plain_notes(stage.notes)) for stage in chain.stages],
         "record": chain.record,
         "timings": _timings(chain),
-        "few_clusters": sorted(
-            {f.name for f in chain.evaluation.figures if 0 < f.clusters < 30 and f.stage != "reward"}
-        ),
         "digests": _digests(chain),
     }
     return found | {"contents": _contents(found)}
@@ -237,15 +246,16 @@ def _contents(found: dict[str, Any]) -> list[tuple[str, str]]:
     """(anchor, title) of the sections below the first screen that there are."""
     num_met = sum(why is None for _, why in found["bars"])
     titles = {
+        "dose": ("Dose and response", found["doses"]),
         "drift": ("Reward and drift", "reward_kl" in found["pictures"] or "frontier" in found["pictures"]),
         "wins": ("Win rates", found["matrices"]),
+        "flips": ("Answers that changed", found["flips"]),
         "targets": (f"Targets: {num_met} of {len(found['bars'])} reached", found["bars"]),
-        "dose": ("Dose and response", found["doses"]),
-        "confidence": ("Confidence", found["confidence"] or found["targets"]),
+        "tax": ("Alignment tax", found["tax"]),
+        "confidence": ("Confidence", any(found[part] for part in KNOWING)),
         "examples": ("Few examples", "few_examples" in found["pictures"]),
         "benchmarks": ("Benchmarks", found["benchmarks"]),
         "reward": ("Reward model", found["reward"]),
-        "flips": ("Answers that changed", found["flips"]),
         "transcripts": ("Transcripts", found["transcripts"]),
         "figures": ("Every figure", found["figures"]),
         "reproduce": ("To reproduce", True),
@@ -264,7 +274,7 @@ def stage_table(chain: RunData) -> list[dict[str, Any]]:
         cells = [(chain.figure(name, stage), changes.get((name, stage))) for stage in chain.model_names]
         figures = [figure for figure, _ in cells if figure]
         if figures:
-            rows.append({"name": name, "unit": figures[0].unit, "cells": cells})
+            rows.append({"name": name, "unit": figures[0].unit, "cells": cells, "figures": figures})
     return rows
 
 
@@ -314,11 +324,12 @@ def _plain_notes(notes: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _digests(chain: RunData) -> list[tuple[str, str, str]]:
-    """(stage, file, first digits of SHA-256) of the models and of the data files that stages read."""
+    """(stage, file, first digits of SHA-256) of models, data, answers, records and figures, and of files read."""
     found = []
     for stage in chain.stages:
-        for name, entry in (stage.record.get("files_written") or {}).items():
-            if name.endswith(".safetensors"):
+        for name, entry in (stage.record.get("manifest") or {}).items():
+            told = any(fnmatch(name, pattern) for pattern in DIGESTS)
+            if told or (stage.kind in DATA_STAGES and name != METRICS):
                 found.append((stage.name, name, entry["sha256"][:16]))
         for name, digest in (stage.record.get("files") or {}).items():
             found.append((stage.name, name, str(digest)[:16]))

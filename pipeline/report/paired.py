@@ -16,12 +16,11 @@ from data import open_folder
 from pipeline.measured import Plain, comparison_of, value_of, with_verdicts
 from pipeline.records import Comparison, Figure, Record
 from pipeline.report.read import RunData
-from pipeline.report.tables import BENCHMARKS, at_chance
+from pipeline.report.tables import AT_CHANCE, BENCHMARKS, at_chance
 from pipeline.report.verdicts import StageVerdict, word_of
 
 EVALS = "pipeline.evals"
 SAME = 1e-6  # figures are computed from records that are written in full, so only rounding is allowed
-AT_CHANCE = "not told apart from chance"
 # Why a figure has no paired change.
 OTHER_ITEMS = "they answered other items"
 OTHER_VERSION = "the benchmark's files differ"
@@ -40,10 +39,10 @@ class Step(NamedTuple):
 
     @property
     def verdict(self) -> StageVerdict:
-        """The headline figures in words; all that have a better side where there are none of these."""
+        """The headline figures in words; where there are none of these, the whole ones with a better side."""
         before, after = self.labels
         rows = [row for row in self.changes if row.better and row.verdict != AT_CHANCE]
-        family = [row for row in rows if row.holm_p is not None] or rows
+        family = [row for row in rows if row.holm_p is not None]
         return StageVerdict(before, after, word_of(family), family)
 
     @property

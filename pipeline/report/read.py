@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.errors import InputError
+from pipeline.measured import with_verdicts
 from pipeline.metrics import read_metrics
 from pipeline.overoptimisation import Fit, fit, windows
 from pipeline.records import Comparison, Figure, Record, from_json, read_records
@@ -223,7 +224,9 @@ def _evaluation(folders: list[Path]) -> Evaluation:
         known = {model["name"] for model in found.models}
         found.models.extend(model for model in results["models"] if model["name"] not in known)
         found.figures.extend(from_json(Figure, row) for row in results["figures"])
-        found.comparisons.extend(from_json(Comparison, row) for row in results["comparisons"])
+        comparisons = [from_json(Comparison, row) for row in results["comparisons"]]
+        corrected = any(row.holm_p is not None for row in comparisons)
+        found.comparisons.extend(comparisons if corrected else with_verdicts(comparisons))
         found.records.extend(read_records(folder / "records.jsonl"))
     return found
 

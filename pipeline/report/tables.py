@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pipeline.measured import IMPROVED, REGRESSED
 from pipeline.records import Comparison, Figure
 from pipeline.report.read import RunData
-from pipeline.statistics import above_chance
+from pipeline.statistics import FEW_CLUSTERS, above_chance
 
 WIN_RATE, CONTROLLED, STRENGTH = "win_rate", "win_rate/length_controlled", "win_rate/strength"
 JUDGE, DOSE = "judge", "dose_response"
 # Nulls that say what answering at random gives.
 CHANCE = ("chance", "uniform")
+AT_CHANCE = "not told apart from chance"  # in place of a verdict
+NULL_WORDS = {"answer_to_another_question": "another's answer", "guess_a_value": "a guess"}
 MOST_ROWS = 12  # a table with more shows its slices on demand
 
 
@@ -36,12 +38,13 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of every model, with the nulls in words."""
+    """One figure of every model, with the items and clusters behind it and the nulls in words."""
 
     name: str
     label: str
     unit: str
     cells: list[Cell]
+    n: str
     nulls: str
 
 
@@ -63,12 +66,18 @@ def no_conclusion(run: RunData, change: Comparison) -> bool:
     return all(at_chance(run.figure(change.name, stage)) for stage in (change.before, change.after))
 
 
+def comparisons(run: RunData) -> list[Comparison]:
+    """All comparisons; where both sides are at chance, the verdict says that alone."""
+    return [
+        replace(row, verdict=AT_CHANCE) if no_conclusion(run, row) else row
+        for row in run.evaluation.comparisons
+    ]
+
+
 def changes(run: RunData) -> dict[tuple[str, str], Comparison]:
     """(figure, model) to the change from the model that it started from."""
     steps = {(model["parent"], model["name"]) for model in run.evaluation.models}
-    return {
-        (row.name, row.after): row for row in run.evaluation.comparisons if (row.before, row.after) in steps
-    }
+    return {(row.name, row.after): row for row in comparisons(run) if (row.before, row.after) in steps}
 
 
 def rows_of(
@@ -86,36 +95,46 @@ def rows_of(
         if not known:
             continue
         cells = [
-            _cell(run, figure, changed.get((name, stage)), is_accuracy(name))
+            _cell(figure, changed.get((name, stage)), is_accuracy(name))
             for stage, figure in zip(run.model_names, figures, strict=True)
         ]
-        found.append(Row(name, label(name), known[0].unit, cells, nulls_in_words(known)))
+        found.append(
+            Row(name, label(name), known[0].unit, cells, items_in_words(known), nulls_in_words(known))
+        )
     return found
 
 
-def _cell(run: RunData, figure: Figure | None, change: Comparison | None, is_accuracy: bool) -> Cell:
+def _cell(figure: Figure | None, change: Comparison | None, is_accuracy: bool) -> Cell:
     chance = chance_of(figure) if figure else None
     above = (
         above_chance(figure.value, chance)
         if figure and is_accuracy and chance is not None and chance < 1
         else None
     )
-    told = (
-        change
-        if change and change.verdict in (IMPROVED, REGRESSED) and not no_conclusion(run, change)
-        else None
-    )
+    told = change if change and change.verdict in (IMPROVED, REGRESSED) else None
     return Cell(figure, told, above, at_chance(figure))
 
 
-def nulls_in_words(figures: Sequence[Figure]) -> str:
+def items_in_words(rows: Sequence[Figure | Comparison | None]) -> str:
+    """Items and clusters behind figures, `n / clusters`; a range where they differ from model to model.
+
+    Followed by `few` where there are so few clusters that an interval is rough.
+    """
+    known = [row for row in rows if row]
+    counts = ([row.n for row in known], [row.clusters for row in known])
+    ranges = (dict.fromkeys((min(found), max(found))) for found in counts if found)
+    told = " / ".join(" to ".join(map(str, ends)) for ends in ranges)
+    return told + (" few" if any(0 < row.clusters < FEW_CLUSTERS for row in known) else "")
+
+
+def nulls_in_words(figures: Sequence[Figure | None]) -> str:
     """What trivial answers give; a range where it differs from model to model."""
-    names = dict.fromkeys(name for figure in figures for name in figure.nulls)
+    known = [figure.nulls for figure in figures if figure]
     told = []
-    for name in names:
-        values = [figure.nulls[name] for figure in figures if name in figure.nulls]
+    for name in dict.fromkeys(name for nulls in known for name in nulls):
+        values = [nulls[name] for nulls in known if name in nulls]
         texts = list(dict.fromkeys(f"{value:.3f}".replace("-", "−") for value in (min(values), max(values))))
-        told.append(f"{name.replace('_', ' ')} {' to '.join(texts)}")
+        told.append(f"{NULL_WORDS.get(name, name.replace('_', ' '))} {' to '.join(texts)}")
     return ", ".join(told)
 
 
@@ -207,11 +226,15 @@ class Won(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """Every model over every other, by one judge: a row is (model, cells by column, strength)."""
+    """Every model over every other, by one judge: a row is (model, cells by column, strength).
+
+    `figures` are the win rates that were measured, without the other sides of the same pairs.
+    """
 
     judge: str
     rows: list[tuple[str, list[Won | None], Figure | None]]
     health: list[Row]
+    figures: list[Figure]
 
 
 def win_matrices(run: RunData) -> list[Matrix]:
@@ -235,7 +258,9 @@ def win_matrices(run: RunData) -> list[Matrix]:
             for ours in run.model_names
         ]
         if any(won for _, cells, _ in rows for won in cells):
-            found.append(Matrix(judge, rows, _health(run, prefix)))
+            pairs = [(ours, theirs) for ours in run.model_names for theirs in run.model_names]
+            shares = [run.figure(f"{prefix}/{ours}_over_{theirs}", ours) for ours, theirs in pairs]
+            found.append(Matrix(judge, rows, _health(run, prefix), [share for share in shares if share]))
     return found
 
 
@@ -274,14 +299,16 @@ def _health(run: RunData, prefix: str) -> list[Row]:
 
 
 def confidence_rows(run: RunData) -> list[Row]:
-    """Calibration error, Brier score and the like of every model."""
+    """Calibration error, Brier score and the like of every model, by the answers' probability and by samples."""
     labels = {"ece": "calibration error", "brier": "Brier score", "aurc": "AURC", "auroc": "AUROC"}
 
     def label(name: str) -> str:
-        _, _, short = name.partition("/")
-        return labels.get(short, f"wrong among the most confident {short.removeprefix('risk/')}")
+        _, short, *which = name.split("/")
+        if short == "risk":
+            return f"wrong among the most confident {which[0]}"
+        return ", ".join((labels.get(short, short.replace("_", " ")), *(w.replace("_", " ") for w in which)))
 
-    return rows_of(run, _names(run, "calibration"), label)
+    return rows_of(run, _names(run, "calibration") + _names(run, "agreement"), label)
 
 
 def confidence_words(run: RunData) -> str:
@@ -292,6 +319,54 @@ def confidence_words(run: RunData) -> str:
         if aurc:
             told.append(f"{stage}: AURC {aurc.value:.3f}" + (f", AUROC {auroc.value:.3f}" if auroc else ""))
     return "; ".join(told)
+
+
+def abstention_rows(run: RunData) -> list[Row]:
+    """How much is attempted, how much of that is wrong, and when a model abstains; without the scores."""
+    labels = {
+        "attempted": "attempted",
+        "hallucinated": "hallucinated, of all",
+        "hallucinated_of_attempted": "hallucinated, of attempted",
+        "recall": "abstains where never seen",
+        "over_abstention": "abstains where seen often",
+        "f": "F of right answers",
+    }
+    names = [name for name in _names(run, "abstention") if not name.startswith("abstention/score/")]
+    return rows_of(run, names, lambda name: _label(name, labels))
+
+
+def grounding_rows(run: RunData) -> list[Row]:
+    """Whether answers from a given text stay with it."""
+    labels = {
+        "faithful": "says what the text says",
+        "intrinsic": "contradicts the text",
+        "extrinsic": "adds what is not in it",
+    }
+    return rows_of(run, _names(run, "grounding"), lambda name: _label(name, labels))
+
+
+def tax_rows(run: RunData) -> list[Row]:
+    """What aligning may cost: the held-out text, the variety of answers, the tasks of the base model.
+
+    Empty where there is one model, as nothing was aligned.
+    """
+    if len(run.model_names) < 2:
+        return []
+    labels = {
+        "bits_per_byte": "held-out bits per byte",
+        "distinct_1": "distinct words of stories",
+        "distinct_2": "distinct pairs of words of stories",
+        "identical": "stories identical to another",
+    }
+    names = [name for name in _names(run, "loss") if name == "loss/bits_per_byte"]
+    names += [name for prefix in ("diversity", "task", "verified") for name in _names(run, prefix)]
+    return rows_of(run, names, lambda name: _label(name, labels))
+
+
+def _label(name: str, labels: Mapping[str, str]) -> str:
+    """A figure's name without its first part, in words."""
+    _, *parts = name.split("/")
+    return ", ".join(labels.get(part, part.replace("_", " ")) for part in parts)
 
 
 def target_rows(run: RunData) -> list[Row]:

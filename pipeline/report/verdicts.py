@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from data.randomness import key
 from pipeline.measured import IMPROVED, NO_EVIDENCE, REGRESSED
 from pipeline.records import Comparison, Figure, Record
 from pipeline.report.read import RunData
-from pipeline.report.tables import no_conclusion
+from pipeline.report.tables import AT_CHANCE, comparisons, items_in_words
 
 ALIGNED = ("ppo", "dpo", "rloo", "grpo")
 WORDS = {
@@ -78,7 +78,8 @@ class StageVerdict:
 class Bar:
     """One target with what was reached: `met` is None where it could not be measured.
 
-    `figure` is the name of the one that is judged, `bound` the number that it is held against.
+    `figure` is the name of the one that is judged, `bound` the number that it is held against, `n` its items and
+    clusters.
     """
 
     what: str
@@ -88,6 +89,7 @@ class Bar:
     met: bool | None
     figure: str
     bound: float
+    n: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,21 +124,21 @@ def main_stage(run: RunData) -> str | None:
 def stage_verdicts(run: RunData) -> list[StageVerdict]:
     """A verdict for every model against the one that it started from, on the headline family.
 
-    Where there is none (no gold reward), every figure that has a better side counts. What is at chance on both
-    sides says nothing and is left out.
+    Where there is none (no gold reward), the whole figures that have a better side are the family. What is at
+    chance on both sides says nothing and is left out.
     """
     found = []
     for model in run.evaluation.models:
         if not model["parent"]:
             continue
-        rows = [
+        family = [
             row
-            for row in run.evaluation.comparisons
+            for row in comparisons(run)
             if (row.before, row.after) == (model["parent"], model["name"])
             and row.better
-            and not no_conclusion(run, row)
+            and row.holm_p is not None
+            and row.verdict != AT_CHANCE
         ]
-        family = [row for row in rows if row.holm_p is not None] or rows
         found.append(StageVerdict(model["parent"], model["name"], word_of(family), family))
     return found
 
@@ -186,7 +188,7 @@ def bars(run: RunData) -> list[Bar]:
         _least(run, "reward/accuracy", "reward", 0.85),
         _least(run, "reward/right_over_abstain/often", "reward", 0.80),
     ]
-    return rows
+    return [replace(row, n=items_in_words([run.figure(row.figure, row.stage)])) for row in rows]
 
 
 def shown(figure: Figure | None) -> str:

@@ -15,7 +15,7 @@ from pipeline.measured import (
     with_outcome,
     with_verdicts,
 )
-from pipeline.records import Record
+from pipeline.records import Comparison, Record
 
 
 def scored(values, weight=1.0):
@@ -39,6 +39,26 @@ def compared(before, after, **options):
 )
 def test_verdicts_follow_the_sign_and_the_better_side(better, before, after, verdict):
     assert compared(before, after, better=better).verdict == verdict
+
+
+def test_without_headline_figures_the_whole_ones_with_a_better_side_are_corrected():
+    def change(name, p, better=1):
+        middle = (0.1, 0.01, 0.19, 90, 90, better, p, None, None, None, None, 0.1, "")
+        return Comparison(name, "a", "b", *middle)
+
+    rows = [
+        change("bbq/accuracy_amb", 0.03),
+        change("bbq/age/accuracy_amb", 0.03),
+        change("bbq/s_amb", 0.03, better=0),
+        change("proxy/mean", 0.01),
+        change("loss/bits_per_byte", math.nan),
+        change("task/towns/right", 0.5),
+    ]
+    found = with_verdicts(rows)
+    assert [row.holm_p for row in found] == [0.06, None, None, 0.03, None, 0.5]
+    # Each interval excludes 0, which decides outside the family.
+    verdicts = ["no evidence", "improved", "changed", "improved", "improved", "no evidence"]
+    assert [row.verdict for row in found] == verdicts
 
 
 def test_the_headline_family_is_corrected_and_others_are_not():

@@ -7,6 +7,7 @@ import pytest
 from pipeline.records import Figure, Record
 from pipeline.report import paired
 from pipeline.report.read import Evaluation, RunData
+from pipeline.report.tables import AT_CHANCE
 
 NUM = 40
 FACTS = "facts/often/right"
@@ -149,5 +150,5 @@ def test_nothing_is_concluded_of_two_models_at_chance():
     step = only([quiz_run("a", 4, half=0.2), quiz_run("b", 16, half=0.2)])
     (change,) = step.changes
     assert change.low > 0
-    assert change.verdict == paired.AT_CHANCE
+    assert change.verdict == AT_CHANCE
     assert step.verdict.comparisons == []

@@ -1,5 +1,6 @@
 """The report of a finished run: what it says, what it holds, and that it needs nothing from outside."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ from pipeline.report import prototype, rebuild, verdicts
 from pipeline.report.build import across, build_report, number
 from pipeline.report.read import read_chain, read_chains
 from pipeline.report.summary import print_summary, printable
+from pipeline.run_directory import finish_stage
 
 
 @pytest.fixture(scope="module")
@@ -77,29 +79,48 @@ def test_the_page_loads_nothing_and_runs_nothing(page):
     assert "default-src 'none'" in page
 
 
-def test_a_minute_s_reading_comes_first_and_the_rest_in_order(page):
-    headings = re.findall(r"<h2[^>]*>([^<:]*)", page)
-    assert headings == [
-        "Verdict",
-        "Stages side by side",
-        "Hallucination",
-        "Exposure",
-        "Bias",
-        "Reward and drift",
-        "Win rates",
-        "Targets of the closed world",
-        "Knowing what it knows",
-        "Reward model",
-        "Gates",
-        "Answers that changed",
-        "Transcripts",
-        "Training",
-        "Beside an early prototype",
-        "Every paired comparison",
-        "Every figure with its nulls",
-        "The metrics themselves",
-        "To reproduce",
-    ]
+ORDER = [
+    "Verdict",
+    "Stages side by side",
+    "Hallucination",
+    "Exposure",
+    "Bias",
+    "Bias: dose and response",
+    "Reward and drift",
+    "Win rates",
+    "Answers that changed",
+    "Targets of the closed world",
+    "What alignment costs",
+    "Knowing what it knows",
+    "Reward model",
+    "Gates",
+    "Transcripts",
+    "Training",
+    "Beside an early prototype",
+    "Every paired comparison",
+    "Every figure with its nulls",
+    "The metrics themselves",
+    "To reproduce",
+]
+
+
+@pytest.mark.parametrize("dosed", [False, True])
+def test_a_minute_s_reading_comes_first_and_the_rest_in_order(artificial_run, page, tmp_path, dosed):
+    if dosed:
+        folder = tmp_path / "dosed"
+        shutil.copytree(artificial_run, folder)
+        path = folder / "stages" / "evaluate" / "figures.json"
+        results = json.loads(path.read_text())
+        dose = next(row for row in results["figures"] if row["name"] == "bias/stereotyped")
+        results["figures"].append(dose | {"name": "dose_response/measured/0.8"})
+        write_json(path, results)
+        page = build_report([folder]).html
+    headings = [re.sub(r": \d.*", "", text) for text in re.findall(r"<h2[^>]*>([^<]*)", page)]
+    assert headings == [name for name in ORDER if dosed or "dose" not in name]
+    parsed = Tags()
+    parsed.feed(page)
+    links = [attributes["href"][1:] for tag, attributes in parsed.tags if tag == "a"]
+    assert links == [name for name in parsed.ids if name in links]
 
 
 def test_the_contents_lead_to_sections_that_are_there(page):
@@ -121,6 +142,59 @@ def test_every_figure_has_the_command_that_measures_it(page, chain):
     assert len(commands) > 8
     assert all(page.count(command) == 1 for command in commands)
     assert "fledge evaluate artificial --suite facts" in commands[0] + "".join(commands)
+
+
+def test_the_digests_of_models_data_and_results_are_shown(artificial_run, tmp_path, no_pictures):
+    folder = tmp_path / "copy"
+    shutil.copytree(artificial_run, folder)
+    sft = folder / "stages" / "sft"
+    record = json.loads((sft / "stage.json").read_text())
+    (sft / "model").mkdir()
+    (sft / "model" / "model.safetensors").write_bytes(b"weights")
+    finish_stage(sft, record)
+    html = build_report([folder]).html
+    for name in (
+        "sft/model/model.safetensors",
+        "corpus/items.test.jsonl",
+        "preferences/test.jsonl",
+        "evaluate/answers.ppo.jsonl",
+        "evaluate/records.jsonl",
+        "evaluate/figures.json",
+    ):
+        stage, _, file = name.partition("/")
+        digest = hashlib.sha256((folder / "stages" / name).read_bytes()).hexdigest()[:16]
+        assert f"<tr><td>{stage}</td><td>{file}</td><td><code>{digest}</code></td></tr>" in html
+    assert "<td>metrics.jsonl</td>" not in html
+
+
+def test_items_clusters_and_nulls_stand_beside_the_figures(page, chain):
+    table = page[page.index(">Stages side by side</h2>") : page.index(">Hallucination</h2>")]
+    often = chain.figure("facts/often/right", "ppo")
+    row = table[table.index("facts seen often, right") :].partition("</tr>")[0]
+    assert f">{often.n} / {often.clusters} few</td>" in row
+    assert f"a guess {number(often.nulls['guess_a_value'])}" in row
+    assert 1 + row.count("<td") == len(re.findall(r"<th\b", table.partition("</tr>")[0]))
+    matrix = page[page.index(">Win rates</h2>") : page.index(">Answers that changed</h2>")]
+    assert re.search(r"n / clusters 160 / \d+( to \d+)?, no difference 0.500", matrix)
+    targets = page[page.index(">Targets of the closed world") : page.index(">Knowing what it knows")]
+    assert f">{often.n} / {often.clusters} few</td>" in targets
+
+
+def test_few_clusters_are_marked_wherever_a_figure_stands(artificial_run, page, chain):
+    assert "“few” stands where there are fewer than 30 of these" in page
+    few = chain.figure("facts/often/right", "ppo")
+    many = chain.figure("gold/mean", "ppo")
+    assert few.clusters < 30 <= many.clusters
+    table = page[page.index(">Stages side by side</h2>") : page.index(">Hallucination</h2>")]
+    figures = page[page.index(">Every figure with its nulls</h2>") :]
+    for part in (table, figures):
+        assert f">{few.n} / {few.clusters} few</td>" in part
+        assert f">{many.n} / {many.clusters}</td>" in part
+    reward = next(f for f in chain.evaluation.figures if f.stage == "reward" and f.clusters < 30)
+    section = page[page.index(">Reward model</h2>") : page.index(">Gates</h2>")]
+    assert f">{reward.n} / {reward.clusters} few</td>" in section
+    change = next(row for row in chain.evaluation.comparisons if row.clusters < 30)
+    assert f">{change.n} / {change.clusters} few</td>" in page[page.index(">Every paired comparison</h2>") :]
 
 
 def test_win_rates_stand_in_a_matrix_with_both_sides(page, chain):
@@ -189,6 +263,23 @@ def test_the_words_follow_the_comparisons(chain):
     assert any(text.startswith("improved: ") for text in step.sentences())
     gold = next(row for row in step.comparisons if row.name == "gold/mean")
     assert step.word == gold.verdict
+
+
+def test_a_run_without_headline_figures_is_corrected_over_all_whole_figures(artificial_run, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(artificial_run, folder)
+    path = folder / "stages" / "evaluate" / "figures.json"
+    results = json.loads(path.read_text())
+    named = {row["name"] for row in results["comparisons"] if row["holm_p"] is None}
+    rows = [row for row in results["comparisons"] if row["name"] in named]
+    write_json(path, results | {"comparisons": rows})
+    step = verdicts.stage_verdicts(read_chains(folder)[0])[-1]
+    names = {row.name for row in step.comparisons}
+    assert "grounding/faithful" in names
+    assert "grounding/faithful/summaries" not in names
+    corrected = [row for row in step.comparisons if 0.05 / 60 < row.p_value <= 0.05]
+    assert corrected
+    assert all(row.holm_p > 0.05 and row.verdict == "no evidence" for row in corrected)
 
 
 def test_bars_compare_with_the_targets(chain):
@@ -291,6 +382,10 @@ def test_several_seeds_show_median_and_range(several_seeds, no_pictures):
     assert (row["low"], row["high"]) == tuple(values)
     assert row["median"] == pytest.approx(sum(values) / 2)
     assert "Over seeds" in report.html
+    seeds = report.html[report.html.index("Value of each seed") :]
+    n, clusters = row["figures"][0].n, {figure.clusters for figure in row["figures"]}
+    assert f">{n} / {' to '.join(map(str, sorted(clusters)))}</td>" in seeds
+    assert "a guess 0." in seeds[: seeds.index("</table>")]
     assert "limit where not" in report.html
     parsed = Tags()
     parsed.feed(report.html)

@@ -1,11 +1,13 @@
 """Tables of win rates, benchmarks, confidence and doses, on figures written by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.evals import dose_response as doses
 from pipeline.measured import figures_of
 from pipeline.records import Comparison, Figure, Record
-from pipeline.report import plots, tables, verdicts
+from pipeline.report import build, plots, tables, verdicts
 from pipeline.report.read import Evaluation, RunData
 
 MODELS = [
@@ -22,7 +24,7 @@ def figure(name, stage, value, half=0.05, **nulls):
 def change(name, before, after, value, better=1, verdict="improved"):
     low, high = value - 0.01, value + 0.01
     return Comparison(
-        name, before, after, value, low, high, 100, 50, better, 0.001, None, 1, 0, 0.5, 0.1, verdict
+        name, before, after, value, low, high, 100, 50, better, 0.001, 0.001, 1, 0, 0.5, 0.1, verdict
     )
 
 
@@ -51,7 +53,7 @@ def test_an_accuracy_stands_beside_its_place_above_chance():
     (row,) = table.rows
     # (0.61 - 0.22) / (1 - 0.22)
     assert [part.above for part in row.cells] == pytest.approx([0.02 / 0.78, 0.03 / 0.78, 0.5])
-    assert row.nulls == "chance 0.220, longest 0.400 to 0.410"
+    assert (row.n, row.nulls) == ("100 / 50", "chance 0.220, longest 0.400 to 0.410")
 
 
 def test_a_share_that_is_no_accuracy_has_no_place_above_chance():
@@ -68,6 +70,24 @@ def test_models_at_chance_are_named_and_nothing_is_concluded_of_them():
     steps = {step.after: step for step in verdicts.stage_verdicts(run)}
     assert (steps["sft"].word, steps["sft"].comparisons) == ("no evidence", [])
     assert steps["ppo"].word == "improved"
+
+
+def test_no_table_gives_a_verdict_on_two_models_at_chance():
+    name = "task/harmless/right"
+    sides = [figure(name, stage, value, chance=0.22) for stage, value in (("base", 0.2), ("sft", 0.25))]
+    run = a_run([*sides, figure(name, "ppo", 0.6, chance=0.22)])
+    rows = [change(name, "base", "sft", 0.05), change(name, "sft", "ppo", 0.35)]
+    run.evaluation.comparisons.extend(rows)
+    (row,) = build.stage_table(run)
+    assert [change and change.verdict for _, change in row["cells"]] == [None, tables.AT_CHANCE, "improved"]
+    page = build.render([run], comparing=False)
+    assert page.count(">improved</span></td>") == 2  # in the table of the stages and in that of comparisons
+    assert page.count(f">{tables.AT_CHANCE}</span></td>") == 1
+
+
+def test_items_and_clusters_that_differ_between_models_are_a_range():
+    sides = [replace(figure("x", "s", 0.5), n=n, clusters=clusters) for n, clusters in ((90, 9), (70, 9))]
+    assert tables.items_in_words([None, *sides]) == "70 to 90 / 9 few"
 
 
 @pytest.mark.parametrize(("value", "told"), [(0.27, True), (0.2701, False), (0.17, True), (0.1699, False)])
@@ -139,6 +159,40 @@ def test_scores_by_confidence_target():
     run = a_run([figure("abstention/score/0.75", "ppo", 0.2, always_abstain=0.0)])
     (row,) = tables.target_rows(run)
     assert (row.label, row.nulls) == ("t = 0.75", "always abstain 0.000")
+
+
+def test_agreement_of_samples_stands_beside_the_answers_probability():
+    names = ("calibration/auroc", "calibration/risk/0.5", "agreement/auroc/semantic_entropy")
+    rows = tables.confidence_rows(a_run([figure(name, "ppo", 0.8) for name in names]))
+    labels = ["AUROC", "wrong among the most confident 0.5", "AUROC, semantic entropy"]
+    assert [row.label for row in rows] == labels
+
+
+def test_abstaining_and_staying_with_a_text_have_rows():
+    names = ("abstention/recall", "abstention/score/0.5", "grounding/extrinsic/summaries")
+    run = a_run([figure(name, "ppo", 0.5) for name in names])
+    assert [row.label for row in tables.abstention_rows(run)] == ["abstains where never seen"]
+    assert [row.label for row in tables.grounding_rows(run)] == ["adds what is not in it, summaries"]
+    page = build.render([run], comparing=False)
+    assert page.count("<td>abstains where never seen</td>") == 1
+    assert page.count("<td>adds what is not in it, summaries</td>") == 1
+
+
+def test_the_alignment_tax_holds_held_out_text_variety_and_tasks_together():
+    names = (
+        "task/towns/right",
+        "loss/held_out",
+        "loss/bits_per_byte",
+        "diversity/distinct_2",
+        "verified/add/right",
+    )
+    figures = [figure(name, stage, 0.5) for name in names for stage in ("base", "ppo")]
+    run = a_run(figures, [change("task/towns/right", "sft", "ppo", -0.1, verdict="regressed")])
+    rows = tables.tax_rows(run)
+    labels = ["held-out bits per byte", "distinct pairs of words of stories", "towns, right", "add, right"]
+    assert [row.label for row in rows] == labels
+    assert rows[2].cells[2].change.verdict == "regressed"
+    assert tables.tax_rows(a_run(figures, models=MODELS[:1])) == []
 
 
 # --- dose and response ------------------------------------------------------------------------------------
