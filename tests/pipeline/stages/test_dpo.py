@@ -78,7 +78,7 @@ def test_a_separable_toy_is_learned(finished):
 
 
 def test_the_loss_begins_at_log_two_and_is_bradley_terry_of_the_log_ratio(inputs, finished):
-    """At the start the log-ratio is 0; later TRL's metrics are those of our implicit reward on the same pairs."""
+    """At the start the log-ratio is 0; later TRL's metrics are our implicit reward's, pair by pair."""
     from datasets import Dataset
     from trl import DPOConfig
 
@@ -88,7 +88,9 @@ def test_the_loss_begins_at_log_two_and_is_bradley_terry_of_the_log_ratio(inputs
     run = StageRun("dpo", finished.run_dir / "other", seed=5, inputs=inputs)
     pairs = read_pairs(settings(), run, policy)
     batches = plan(settings(), run, pairs)
-    chosen, rejected = pairs.held_out_rows[::2], pairs.held_out_rows[1::2]
+    # Every other pair the wrong way round: there are both orders to agree on.
+    both = [pairs.held_out_rows[2 * n : 2 * n + 2][:: -1 if n % 2 else 1] for n in range(len(pairs.held_out))]
+    chosen, rejected = zip(*both, strict=True)
     rows = Dataset.from_dict(
         {
             "prompt_ids": [row.tokens[: row.start] for row in chosen],
@@ -104,15 +106,28 @@ def test_the_loss_begins_at_log_two_and_is_bradley_terry_of_the_log_ratio(inputs
         paired=True,
         model=policy.model,
         ref_model=reference.model,
-        args=DPOConfig(**arguments, per_device_eval_batch_size=40),
+        args=DPOConfig(**arguments, per_device_eval_batch_size=1),  # its metrics are means of a batch
         train_dataset=rows,
         eval_dataset=rows,
         processing_class=policy.tokenizer,
     )
+    of_pairs = {}
+    log = trainer.log
+
+    def keep(logs, *given):
+        of_pairs.update({name: torch.tensor(values) for name, values in trainer._metrics["eval"].items()})
+        log(logs, *given)
+
+    trainer.log = keep
     with trl_adapter.quiet_libraries():
         found = trainer.evaluate()
     # In float32; TRL sums the same log-probabilities in another batch shape.
-    ours = 0.5 * log_ratios(policy.model, reference.model, pairs.held_out_rows).view(-1, 2)
+    ours = 0.5 * log_ratios(policy.model, reference.model, [row for pair in both for row in pair]).view(-1, 2)
+    theirs = torch.stack([of_pairs["rewards/chosen"], of_pairs["rewards/rejected"]], dim=1)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    right = of_pairs["rewards/accuracies"].bool()
+    assert torch.equal(ours[:, 0] > ours[:, 1], right)
+    assert 0 < right.sum() < len(right) == len(pairs.held_out)
     assert found["eval_loss"] == pytest.approx(bradley_terry_loss(*ours.unbind(1)).item(), abs=1e-5)
     assert found["eval_rewards/accuracies"] == pytest.approx((ours[:, 0] > ours[:, 1]).float().mean().item())
     assert found["eval_rewards/chosen"] == pytest.approx(ours[:, 0].mean().item(), abs=1e-4)
