@@ -11,7 +11,7 @@ def gradients(learner, batch):
     """Those of one update, which is not taken."""
     learner.optimizer.step = lambda: None
     chunks = ppo.minibatches(learner, batch.mask, 0, 0)[0]
-    ppo._minibatch(learner, batch, chunks, purpose=("pretrain", 0, 0, 0))
+    ppo._minibatch(learner, batch, chunks, step=0, place=(0, 0))
     return {name: parameter.grad.clone() for name, parameter in learner.model.named_parameters()}
 
 
