@@ -53,6 +53,14 @@ def read_prompts(config: Any, run: StageRun, policy: LanguageModel) -> Prompts:
     return Prompts([items[row] for row in fitting], [tokens[row] for row in fitting])
 
 
+class UnusableScores(TrainingFault):
+    """Scores that nothing can be learned from, with the cause and the remedy in words."""
+
+    def __init__(self, cause: str, remedy: str, scores: Float[Tensor, " batch"]) -> None:
+        super().__init__(f"{cause}. {remedy}")
+        self.cause, self.remedy, self.scores = cause, remedy, scores
+
+
 class Scored(NamedTuple):
     """Scores of a batch, what each reward gave before its weight, and gold where it is known."""
 
@@ -105,19 +113,19 @@ class Rewards:
             first: the first batch of a run, whose scores must differ.
 
         Raises:
-            TrainingFault: there is nothing to learn from.
+            UnusableScores: there is nothing to learn from.
         """
         scores, terms = self.weighted(items, texts, ended)
         if not bool(torch.isfinite(scores).all()):
-            raise TrainingFault(f"{where}: a score is not a finite number; check the reward function")
+            raise UnusableScores(
+                f"{where}: a score is not a finite number", "Check the reward function", scores
+            )
         if self.unended_score is not None and not any(ended):
-            raise TrainingFault(
-                f"{where}: never stops: no completion has an end. Train SFT longer or raise max_new_tokens"
-            )
+            cause = f"{where}: never stops: no completion has an end"
+            raise UnusableScores(cause, "Train SFT longer or raise max_new_tokens", scores)
         if first and scores.std() == 0:
-            raise TrainingFault(
-                f"{where}: no learning signal: all {len(scores)} scores are {scores[0]:.3f}. Check the reward"
-            )
+            cause = f"{where}: no learning signal: all {len(scores)} scores are {scores[0]:.3f}"
+            raise UnusableScores(cause, "Check the reward", scores)
         scores = self.replaced(scores, ended)
         gold = None if self.gold is None else self.gold(items, texts, ended).float()
         return Scored(scores, terms, gold)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,21 +20,13 @@ from data.collate import pad_right
 from data.randomness import torch_generator
 from data.rows import Item
 from data.sampler import indices
-from pipeline import rl, rollout, statistics
+from pipeline import ppo_checks, rl, rollout, statistics
 from pipeline.actor_critic import token_logprobs
-from pipeline.checkpoint import save_state
-from pipeline.errors import TrainingFault
+from pipeline.episodes import Scored, UnusableScores
 from pipeline.optimizers import set_rate
 from pipeline.ppo_learner import Learner
 from reward.role_adapters import POLICY
 
-# |ratio - 1| on the first minibatch of a batch. Old log-probabilities are computed in the very micro-batches of
-# the first pass, since another shape changes the order of sums: without that 1.1e-5 was seen in float32.
-MAX_FIRST_RATIO = 1e-5
-# Mean |log-probability when sampled - when learning|, nats per token. Decoding with a cache sums in another order
-# (below 5e-5 seen in float32) and samples from weights rounded to bfloat16 (.003 seen); a temperature of .8
-# in place of .7 makes about .04.
-MAX_SAMPLING_GAP = {"float32": 1e-3, "bfloat16": 0.02}
 # How often the gate may pass a reward that has nothing to do with gold.
 GATE_ERROR = 0.05
 
@@ -50,19 +41,35 @@ class Experience:
     old_values: Float[Tensor, "batch time"]
     advantages: Float[Tensor, "batch time"]
     returns: Float[Tensor, "batch time"]
+    scores: Float[Tensor, " batch"]
     measured: dict[str, float] = field(default_factory=dict)
+
+    def tensors(self, rows: Int[Tensor, " rows"] | slice = slice(None)) -> dict[str, Tensor]:
+        """All arrays of these rows by name."""
+        named = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return {name: value[rows] for name, value in named.items()}
 
 
 class Sampled(NamedTuple):
     """Completions of one batch, and what the models say of them before they learn."""
 
     items: list[Item]
+    completions: list[list[int]]
     texts: list[str]
     ended: list[bool]
     tokens: Int[Tensor, "batch time"]
     mask: Bool[Tensor, "batch time"]
     before: Before
     measured: dict[str, float]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its arrays by the names that they have in `Experience`."""
+        return {
+            "tokens": self.tokens,
+            "mask": self.mask,
+            "old_logprobs": self.before.logprobs,
+            "old_values": self.before.values,
+        }
 
 
 def experience(learner: Learner, step: int) -> Experience:
@@ -71,9 +78,7 @@ def experience(learner: Learner, step: int) -> Experience:
     got = _roll_out(learner, step)
     mask, before = got.mask, got.before
     started = time.perf_counter()
-    earned = learner.rewards.score(
-        got.items, got.texts, got.ended, where=f"PPO at step {step}", first=step == 0
-    )
+    earned = _score(learner, step, got)
     scored = time.perf_counter()
     rewards = rl.token_rewards(
         before.logprobs, before.reference, earned.scores, mask, kl_coef=learner.kl_coef
@@ -90,7 +95,21 @@ def experience(learner: Learner, step: int) -> Experience:
         "explained_variance": rl.explained_variance(before.values, returns, mask),
         "score_seconds": scored - started,
     }
-    return Experience(got.tokens, mask, before.logprobs, before.values, advantages, returns, measured)
+    batch = Experience(
+        got.tokens, mask, before.logprobs, before.values, advantages, returns, earned.scores, measured
+    )
+    ppo_checks.check_batch(learner.run, step, batch, got.completions, whitened=config.whiten_advantages)
+    return batch
+
+
+def _score(learner: Learner, step: int, got: Sampled) -> Scored:
+    """Score completions; scores that nothing can be learned from stop the run, and their batch is kept."""
+    try:
+        return learner.rewards.score(
+            got.items, got.texts, got.ended, where=f"PPO at step {step}", first=step == 0
+        )
+    except UnusableScores as fault:
+        ppo_checks.stop(learner.run, fault.cause, fault.remedy, got.tensors() | {"scores": fault.scores})
 
 
 def final_kl(learner: Learner) -> float:
@@ -106,12 +125,13 @@ def _roll_out(learner: Learner, step: int) -> Sampled:
     prompts = [learner.prompts[row] for row in rows]
     drawn = _sample(learner, prompts, keys=[run.key("rollout", step, b) for b in range(config.batch_size)])
     sampled = time.perf_counter()
-    tokens, mask = join(prompts, drawn.completions(), learner.pad_id)
+    completions = drawn.completions()
+    tokens, mask = join(prompts, completions, learner.pad_id)
     before = _before(learner, tokens, mask, minibatches(learner, mask, step, epoch=0))
-    gap = _check_sampling(learner, before.logprobs[mask], drawn.logprobs[drawn.mask], step)
-    return Sampled(
+    got = Sampled(
         [learner.items[row] for row in rows],
-        [decode(learner.tokenizer, completion) for completion in drawn.completions()],
+        completions,
+        [decode(learner.tokenizer, completion) for completion in completions],
         drawn.ended.tolist(),
         tokens,
         mask,
@@ -121,11 +141,15 @@ def _roll_out(learner: Learner, step: int) -> Sampled:
             "entropy": rl.masked_mean(before.entropy, mask).item(),
             "length": mask.sum(dim=1).float().mean().item(),
             "ends": drawn.ended.float().mean().item(),
-            "sampling_gap": gap,
             "sample_seconds": sampled - started,
             "evaluate_seconds": time.perf_counter() - sampled,
         },
     )
+    gap = ppo_checks.check_sampling(
+        run, step, before.logprobs[mask], drawn.logprobs[drawn.mask], got.tensors()
+    )
+    got.measured["sampling_gap"] = gap
+    return got
 
 
 def update(learner: Learner, step: int, batch: Experience) -> dict[str, float]:
@@ -136,14 +160,12 @@ def update(learner: Learner, step: int, batch: Experience) -> dict[str, float]:
     passes: list[dict[str, float]] = []
     for epoch in range(config.num_epochs):
         updates = [
-            _minibatch(learner, batch, chunks, purpose=("pretrain", step, epoch, number))
+            _minibatch(learner, batch, chunks, step=step, place=(epoch, number))
             for number, chunks in enumerate(minibatches(learner, batch.mask, step, epoch))
             if not (passes and passes[-1]["approx_kl"] > config.stop_approx_kl)
         ]
         if not updates:
             break
-        if epoch == 0:
-            _check_first_ratio(learner, updates[0]["ratio_deviation"], step)
         passes.append({name: sum(u[name] for u in updates) / len(updates) for name in updates[0]})
     return {
         **{name: value for name, value in passes[-1].items() if name != "ratio_deviation"},
@@ -172,9 +194,9 @@ def _ends(mask: Bool[Tensor, "batch time"]) -> Int[Tensor, " batch"]:
 
 
 def _minibatch(
-    learner: Learner, batch: Experience, chunks: list[Tensor], *, purpose: tuple[int | str, ...]
+    learner: Learner, batch: Experience, chunks: list[Tensor], *, step: int, place: tuple[int, int]
 ) -> dict[str, float]:
-    """One optimizer step on the micro-batches of a minibatch."""
+    """One optimizer step on the micro-batches of a minibatch; `place` is its pass and its number in that."""
     config = learner.config
     rows = torch.cat(chunks)
     total = batch.mask[rows].sum()
@@ -191,16 +213,16 @@ def _minibatch(
     means = {name: sum(share * measured[name] for share, measured in parts) for name in parts[0][1]}
     means["ratio_deviation"] = max(measured["ratio_deviation"] for _, measured in parts)
     if learner.pretrain_rows is not None:
-        loss = _pretrain_loss(learner, purpose)
+        loss = _pretrain_loss(learner, ("pretrain", step, *place))
         (config.pretrain_coef * loss).backward()
         means["pretrain_loss"] = loss.item()
     norm = torch.nn.utils.clip_grad_norm_(
         learner.model.parameters(), config.max_grad_norm, foreach=True
     ).item()
-    if not all(math.isfinite(value) for value in (norm, *means.values())):
-        raise TrainingFault(_diagnose(learner, batch, rows, {**means, "grad_norm": norm}))
+    means["grad_norm"] = norm
+    ppo_checks.check_update(learner.run, means, batch.tensors(rows), step=step, first=place == (0, 0))
     learner.optimizer.step()
-    return {**means, "grad_norm": norm}
+    return means
 
 
 def _losses(learner: Learner, batch: Experience, rows: Tensor) -> Iterator[tuple[Tensor, dict[str, float]]]:
@@ -362,37 +384,6 @@ def _pretrain_loss(learner: Learner, purpose: tuple[int | str, ...]) -> Tensor:
     chosen = rows[torch.randint(len(rows), (num,), generator=torch_generator(learner.run.key(*purpose)))]
     with _autocast(learner):
         return next_token(chosen.to(learner.device))
-
-
-def _check_sampling(learner: Learner, old: Tensor, sampled: Tensor, step: int) -> float:
-    """Sampling and learning must agree on temperature, mask and weights; returns their mean gap."""
-    gap, bound = (old - sampled).abs().mean().item(), MAX_SAMPLING_GAP[learner.run.precision]
-    if gap > bound:
-        raise TrainingFault(
-            f"PPO at step {step}: log-probabilities of sampling and learning differ by {gap:.2e} nats a token, "
-            f"above {bound:g}; they disagree on temperature, mask or weights"
-        )
-    return gap
-
-
-def _check_first_ratio(learner: Learner, deviation: float, step: int) -> None:
-    """Before any update the policy is the one that sampled: ratios are 1."""
-    if deviation > MAX_FIRST_RATIO:
-        raise TrainingFault(
-            f"PPO at step {step}: |ratio - 1| is {deviation:.2e} on the first minibatch, above "
-            f"{MAX_FIRST_RATIO:g}. Sampling and learning disagree on temperature, mask or weights"
-        )
-
-
-def _diagnose(learner: Learner, batch: Experience, rows: Tensor, measured: dict[str, float]) -> str:
-    """Save a batch that broke the update; returns the message."""
-    with learner.run.publish("diagnosis") as folder:
-        save_state(
-            folder,
-            {"tokens": batch.tokens[rows], "mask": batch.mask[rows], "advantages": batch.advantages[rows]},
-        )
-    broken = ", ".join(f"{name} {value}" for name, value in measured.items() if not math.isfinite(value))
-    return f"PPO: {broken}; the step was not applied, its batch is in diagnosis/. Lower learning_rate"
 
 
 def _autocast(learner: Learner) -> AbstractContextManager[Any]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from transformers import AutoModel, AutoModelForCausalLM
 
 from data.chat import encode_documents
 from data.collate import pack
@@ -21,7 +23,8 @@ from pipeline.episodes import Rewards, load_rewards, read_prompts
 from pipeline.language_model import LanguageModel, model_folder, publish_model
 from pipeline.lean import make_lean
 from pipeline.next_token import NextToken
-from reward.role_adapters import POLICY, VALUE, Role, Trunk
+from reward.model import RewardModel
+from reward.role_adapters import POLICY, REWARD, VALUE, Role, Trunk
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
@@ -279,12 +282,26 @@ def _pretrain_rows(config: Config, run: StageRun, tokenizer: Any) -> Tensor | No
 
 
 def _value_model(config: Config, run: StageRun) -> Any:
-    """A critic of its own: the reward model's trunk where there is one, else the policy's."""
-    from transformers import AutoModel
-
+    """A critic of its own: the trunk of the first reward model where one is learned, else the policy's."""
     if config.value_model == "head":
         return None
-    backbones = [stage / "model" / "backbone" for stage in run.inputs.get("reward") or ()]
-    learned = "learned" in config.rewards and bool(backbones) and backbones[0].is_dir()
-    trunk = backbones[0] if learned else model_folder(run.inputs["policy"])
-    return AutoModel.from_pretrained(trunk, use_safetensors=True, dtype=torch.float32)
+    stages = run.inputs.get("reward") or ()
+    if "learned" in config.rewards and stages:
+        return _reward_trunk(stages[0] / "model")
+    return _headless(model_folder(run.inputs["policy"]))
+
+
+def _reward_trunk(folder: Path) -> Any:
+    """The transformer of a reward model, headless; an adapter is merged into the weights it belongs to."""
+    if (folder / "backbone").is_dir():
+        return _headless(folder / "backbone")
+    trunk = RewardModel.load(folder).trunk
+    assert trunk is not None, f"{folder} has neither a backbone nor an adapter"
+    start = AutoModelForCausalLM.from_pretrained(
+        folder / "reference", use_safetensors=True, dtype=torch.float32
+    )
+    return trunk.merge_into(start, REWARD).base_model
+
+
+def _headless(folder: Path | str) -> Any:
+    return AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)

@@ -75,8 +75,9 @@ class Config(Settings):
     value_model: Annotated[
         Literal["separate", "head", "adapters"],
         Field(
-            description="A critic of its own, started from the reward model or policy; a head on the policy; or "
-            "one frozen trunk with a low-rank adapter for policy and critic, and none for the reference"
+            description="A critic of its own, started from the first reward model, or from the policy where none "
+            "is learned; a head on the policy; or one frozen trunk with a low-rank adapter for policy and "
+            "critic, and none for the reference"
         ),
     ] = "separate"
     lora_rank: types.LoraRank = 16

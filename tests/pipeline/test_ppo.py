@@ -1,7 +1,5 @@
 """PPO learns, measures what it says, and resumes to the same bits."""
 
-import copy
-
 import pytest
 import torch
 
@@ -70,14 +68,6 @@ def test_first_pass_repeats_the_old_logprobs_bit_for_bit(make, precision, value_
     assert torch.cat(others).tolist() != torch.cat(chunks).tolist()
 
 
-def test_first_ratio_check_is_red_when_temperatures_disagree(make, monkeypatch):
-    learner = make()
-    batch = ppo.experience(learner, 0)
-    learner.config = learner.config.model_copy(update={"temperature": 0.8})
-    with pytest.raises(TrainingFault, match="first minibatch"):
-        ppo.update(learner, 0, batch)
-
-
 def test_sampling_at_another_temperature_is_found(make, monkeypatch):
     sample = ppo.rollout.sample
     monkeypatch.setattr(ppo.rollout, "sample", lambda *a, **k: sample(*a, **{**k, "temperature": 0.8}))
@@ -112,27 +102,6 @@ def test_resumed_run_has_the_bits_of_the_uninterrupted_one(make, value_model):
     train(second, 6, start=4)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name
-
-
-def test_nan_score_stops_before_the_update(make):
-    with pytest.raises(TrainingFault, match="not a finite number"):
-        ppo.experience(make(score=lambda *_: torch.full((32,), torch.nan)), 0)
-
-
-def test_equal_scores_are_named_no_learning_signal(make):
-    with pytest.raises(TrainingFault, match="no learning signal"):
-        ppo.experience(make(score=lambda *_: torch.ones(32)), 0)
-
-
-def test_broken_update_is_not_applied_and_its_batch_is_kept(make):
-    learner = make()
-    batch = ppo.experience(learner, 0)
-    before = copy.deepcopy(learner.model.state_dict())
-    batch.returns[batch.mask] = torch.nan
-    with pytest.raises(TrainingFault, match="value_loss nan"):
-        ppo.update(learner, 0, batch)
-    assert all(torch.equal(value, before[name]) for name, value in learner.model.state_dict().items())
-    assert (learner.run.dir / "diagnosis").is_dir()
 
 
 def test_right_padding_changes_no_logprob(tiny_llama):
@@ -225,7 +194,7 @@ def test_gradients_are_clipped_before_the_step(make):
     before = {name: value.clone() for name, value in learner.model.state_dict().items()}
     batch = ppo.experience(learner, 0)
     chunks = ppo.minibatches(learner, batch.mask, 0, 0)[0]
-    measured = ppo._minibatch(learner, batch, chunks, purpose=("pretrain", 0, 0, 0))
+    measured = ppo._minibatch(learner, batch, chunks, step=0, place=(0, 0))
     moved = [value - before[name] for name, value in learner.model.state_dict().items()]
     assert measured["grad_norm"] > 0.01
     assert (

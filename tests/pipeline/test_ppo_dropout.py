@@ -30,7 +30,7 @@ def test_an_update_drops_nothing(make_ppo, tiny_model, family, value_model):
     learner.pretrain_rows, learner.pretrain_loss = torch.arange(10).repeat(3, 2), NextToken(policy)
     batch = ppo.experience(learner, 0)
     chunks = ppo.minibatches(learner, batch.mask, 0, 0)[0]
-    first, again = (ppo._minibatch(learner, batch, chunks, purpose=("pretrain", 0, 0, 0)) for _ in range(2))
+    first, again = (ppo._minibatch(learner, batch, chunks, step=0, place=(0, 0)) for _ in range(2))
     assert first["ratio_deviation"] == 0
     assert first["value_loss"] == pytest.approx(
         (batch.old_values - batch.returns)[batch.mask].square().mean().item() / 2, rel=1e-5

@@ -125,6 +125,14 @@ def test_a_kl_budget_ends_the_run_with_the_last_policy_inside_it(run_stage, make
     assert not same(weights(alone), last.published["model"])
 
 
+def test_an_adaptive_penalty_follows_the_kl_of_every_batch(run_stage):
+    settings = {"kl_control": "adaptive", "kl_target": 2.0, "kl_horizon": 320, "kl_coef": 0.1, "max_kl": 1e6}
+    ran = run_stage([0.0, 9.0, 2.2, 2.0, 2.0], **settings)
+    used = [line["kl_coef"] for line in read_metrics(ran.learner.run.dir / "metrics.jsonl")]
+    # A batch is a tenth of the horizon; the error of 2.2 is .1, and the first two are clipped to -.2 and .2.
+    assert used == pytest.approx([0.1, 0.1 * 0.98, 0.1 * 0.98 * 1.02, 0.1 * 0.98 * 1.02 * 1.01])
+
+
 def test_a_roll_back_forgets_the_batches_after_the_checkpoint(make_ppo, monkeypatch):
     learner = make_ppo()
     assert ppo_learner.resume(learner) == 0
