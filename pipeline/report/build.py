@@ -19,6 +19,7 @@ from pipeline.report.causes import cause
 from pipeline.report.collapse import RULE, collapses
 from pipeline.report.plots import FEW_MODELS, pictures
 from pipeline.report.read import RunData, read_chains
+from pipeline.report.reward import reward_models, reward_rows
 
 HTML, JSON = "report.html", "report.json"
 TIME_SUFFIXES = ("_seconds", "_per_second")
@@ -73,6 +74,11 @@ def build_report(run_dirs: Sequence[Path]) -> Report:
     chains = [chain for _, part in found for chain in part]
     steps = paired.steps([part for _, part in found]) if comparing else []
     data = report_json(chains, comparing=comparing)
+    data["reward_models"] = [
+        {"run": chain.label, "stage": stage, "figures": figures}
+        for chain in chains
+        for stage, figures in reward_models(chain).items()
+    ]
     if comparing:
         data["comparisons"] = [to_json(row) for step in steps for row in step.changes]
     text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -215,6 +221,8 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "benchmarks": tables.benchmarks(chain),
         "doses": tables.dose_response(chain),
         "reward": [f for f in chain.evaluation.figures if f.stage == "reward"],
+        "reward_models": list(reward_models(chain)),
+        "reward_rows": reward_rows(chain),
         "contrasts": {f.name for f in chain.evaluation.figures if f.name.count("/") > 1},
         "comparisons": chain.evaluation.comparisons,
         "flips": _flips(chain),
@@ -244,7 +252,7 @@ def _contents(found: dict[str, Any]) -> list[tuple[str, str]]:
         "confidence": ("Confidence", found["confidence"] or found["targets"]),
         "examples": ("Few examples", "few_examples" in found["pictures"]),
         "benchmarks": ("Benchmarks", found["benchmarks"]),
-        "reward": ("Reward model", found["reward"]),
+        "reward": ("Reward model", found["reward"] or found["reward_rows"]),
         "flips": ("Answers that changed", found["flips"]),
         "transcripts": ("Transcripts", found["transcripts"]),
         "figures": ("Every figure", found["figures"]),
