@@ -17,6 +17,7 @@ from pipeline.records import Figure, to_json
 from pipeline.report import paired, prototype, tables, verdicts
 from pipeline.report.causes import cause
 from pipeline.report.collapse import RULE, collapses
+from pipeline.report.laboratory import fit_rows, fits_json
 from pipeline.report.plots import FEW_MODELS, pictures
 from pipeline.report.read import RunData, read_chains
 from pipeline.report.reward import reward_models, reward_rows
@@ -74,11 +75,6 @@ def build_report(run_dirs: Sequence[Path]) -> Report:
     chains = [chain for _, part in found for chain in part]
     steps = paired.steps([part for _, part in found]) if comparing else []
     data = report_json(chains, comparing=comparing)
-    data["reward_models"] = [
-        {"run": chain.label, "stage": stage, "figures": figures}
-        for chain in chains
-        for stage, figures in reward_models(chain).items()
-    ]
     if comparing:
         data["comparisons"] = [to_json(row) for step in steps for row in step.changes]
     text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -114,6 +110,9 @@ def report_json(chains: Sequence[RunData], *, comparing: bool = False) -> dict[s
         }
     first = next((chain for chain in chains if not chain.fault), chains[0])
     run = _run(first) | {"seed": None, "seeds": [chain.seed for chain in chains]}
+    run |= {
+        name: [row for chain in chains for row in _run(chain)[name]] for name in ("reward_models", "fits")
+    }
     stopped = {chain.label: chain.fault._asdict() for chain in chains if chain.fault}
     run |= {"stopped": stopped} if stopped else {}
     recipe = {name: value for name, value in first.recipe.items() if name != "seed"}
@@ -133,6 +132,11 @@ def _run(chain: RunData) -> dict[str, Any]:
             {"name": stage.name, "stage": stage.kind, "key": stage.record.get("key")}
             for stage in chain.stages
         ],
+        "reward_models": [
+            {"run": chain.label, "stage": stage, "figures": figures}
+            for stage, figures in reward_models(chain).items()
+        ],
+        "fits": fits_json(chain),
     }
 
 
@@ -212,7 +216,7 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "table": stage_table(chain),
         "pictures": pictures(chain, prefix),
         "wide": len(chain.model_names) > FEW_MODELS,
-        "fits": chain.fits,
+        "fits": fit_rows(chain),
         "audit": _audit(chain),
         "matrices": tables.win_matrices(chain),
         "confidence": tables.confidence_rows(chain),
@@ -245,7 +249,7 @@ def _contents(found: dict[str, Any]) -> list[tuple[str, str]]:
     """(anchor, title) of the sections below the first screen that there are."""
     num_met = sum(why is None for _, why in found["bars"])
     titles = {
-        "drift": ("Reward and drift", "reward_kl" in found["pictures"] or "frontier" in found["pictures"]),
+        "drift": ("Reward and drift", found["fits"] or {"reward_kl", "frontier"} & found["pictures"].keys()),
         "wins": ("Win rates", found["matrices"]),
         "targets": (f"Targets: {num_met} of {len(found['bars'])} reached", found["bars"]),
         "dose": ("Dose and response", found["doses"]),

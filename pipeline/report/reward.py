@@ -51,7 +51,7 @@ def _figures(notes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         for part, row in zip(parts, rows, strict=False):
             found[words.format(part)] = {**_figure(row), "about": about.format(row["mean"])}
     for name, row in (notes.get("accuracy_by_group") or {}).items():
-        found[f"accuracy, {name.replace('_', ' ')}"] = _figure(row)
+        found[f"accuracy, {name.replace('_', ' ')}"] = {**_figure(row), "about": f"{row['n']} pairs"}
     return found
 
 
@@ -68,4 +68,4 @@ def _judged(control: Mapping[str, Any]) -> str:
     low, high = control["low"], control["high"]
     if low is None or high is None:
         return "no interval"
-    return "holds .5" if low <= 0.5 <= high else "does not hold .5"
+    return "interval holds .5" if low <= 0.5 <= high else "interval does not hold .5"

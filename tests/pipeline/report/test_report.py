@@ -276,14 +276,22 @@ def test_what_the_reward_stage_noted_stands_in_a_table_and_in_the_data(artificia
     report = build_report([folder])
     for text in ("calibration error (ECE)", "does not hold .5", "10 tokens", "gap 0.50", "accuracy, never"):
         assert text in report.html
-    (found,) = json.loads(report.json)["reward_models"]
+    (found,) = json.loads(report.json)["run"]["reward_models"]
     assert (found["run"], found["stage"]) == ("artificial", "reward")
     assert found["figures"]["calibration error (ECE)"] == record["notes"]["calibration_error"]
-    assert found["figures"]["accuracy after shuffled labels"] == {**share, "about": "does not hold .5"}
+    assert found["figures"]["accuracy after shuffled labels"] == {
+        **share,
+        "about": "interval does not hold .5",
+    }
     assert found["figures"]["accuracy, long completions"] == {**share, "about": "22 tokens"}
     assert found["figures"]["accuracy, small score gaps"] == {"value": 0.83, "about": "gap 0.50"}
     assert "correlation of score and length" not in found["figures"]
-    assert json.loads((artificial_run / "report.json").read_text())["reward_models"] == []
+    data = json.loads((artificial_run / "report.json").read_text())["run"]
+    assert data["reward_models"] == []
+    assert [(row["stage"], row["reward"], row["form"]) for row in data["fits"]] == [
+        ("ppo", "optimised", "rl"),
+        ("ppo", "gold", "rl"),
+    ]
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
@@ -350,6 +358,7 @@ def test_seeds_that_stopped_are_told_beside_those_that_ended(several_seeds, tmp_
     assert "stopped after step 7: ppo: KL is 90" in report.html
     assert "This seed was stopped: pretrain: the loss is nan" in report.html
     assert "limit where not" in report.html  # the targets of those that were evaluated
+    assert {row["run"] for row in json.loads(report.json)["run"]["fits"]} == {"seed 0", "seed 1"}
     stopped = json.loads(report.json)["run"]["stopped"]
     assert stopped["seed 2"] == {"stage": "ppo", "step": 7, "cause": "ppo: KL is 90"}
     console = Console(width=140, record=True, force_terminal=False, file=open("/dev/null", "w"))  # noqa: SIM115
