@@ -7,6 +7,10 @@ class TrainingFault(RuntimeError):
     """Training met a state it must not go on from (NaN, explosion, broken invariant); exit code 1."""
 
 
+class NoMemory(TrainingFault):
+    """Memory does not hold one row: no state of training, and other seeds would meet it too; exit code 1."""
+
+
 class GateStopped(RuntimeError):
     """A quality gate failed under `gates: stop`; exit code 3."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from data.errors import InputError
 from pipeline.checkpoint import StorageFault, clean_strays, remove, require_space, write_atomic, write_json
-from pipeline.errors import TrainingFault
+from pipeline.errors import NoMemory, TrainingFault
 from pipeline.graph import data_root_of, dump_yaml, resolved
 from pipeline.metrics import read_metrics
 from pipeline.precision import resolve_precision, tune_allocator
@@ -82,7 +82,7 @@ def execute(
     Of several seeds each goes on without those whose training stops by a fault: see `RunResult.faults`.
 
     Raises InputError before any work for a folder or selection that cannot be used, Interrupted after a signal,
-    when what was done is saved, and TrainingFault where there is one seed.
+    when what was done is saved, and TrainingFault where there is one seed or memory does not suffice.
     """
     selection, reporter = selection or Selection(), reporter or Reporter(quiet=True)
     run_dir = run_path(runs_dir, recipe.settings.name if name is None else name)
@@ -220,7 +220,7 @@ class _Job:
             try:
                 self.work(decision, folder, data_root)
             except TrainingFault as fault:
-                if not self.recipe.settings.seeds:
+                if isinstance(fault, NoMemory) or not self.recipe.settings.seeds:
                     raise
                 return self.stopped(name, folder, fault, time.monotonic() - start)
             seconds = time.monotonic() - start

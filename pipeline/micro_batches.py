@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from pipeline.errors import TrainingFault
+from pipeline.errors import NoMemory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,7 @@ def halve_until_it_fits(
         What `gradients` gave, and the size that fitted.
 
     Raises:
-        TrainingFault: memory does not hold one row, or several processes train together.
+        NoMemory: memory does not hold one row, or several processes train together.
     """
     while True:
         try:
@@ -75,7 +75,7 @@ def halve_until_it_fits(
         clear_device_cache(garbage_collection=True)
         smaller = min(micro_batch, at_hand) // 2
         if smaller < 1 or num_processes > 1:
-            raise TrainingFault(
+            raise NoMemory(
                 f"{run.name}: out of memory with a micro-batch of {micro_batch} {unit}; "
                 "use a smaller model, context or micro-batch"
             )

@@ -65,6 +65,32 @@ def fit(distance: ArrayLike, reward: ArrayLike, form: Form, *, seed: int) -> Fit
     )
 
 
+def fit_best_of_n(values: ArrayLike, *, seed: int) -> Fit | None:
+    """Fit the form of best-of-n over its sizes, with intervals from a bootstrap over prompts.
+
+    `values` is (prompts, sizes): the expected value of the best of n = 1, 2, ... of each prompt's samples. The
+    distance is that of the bound of the KL. The points of a curve come from the same samples, so that only the
+    prompts tell how sure it is. None with fewer than `FEWEST` sizes or prompts.
+    """
+    rows = np.asarray(values, dtype=float)
+    if min(rows.shape) < FEWEST:
+        return None
+    d = np.sqrt([best_of_n_kl(n) for n in range(1, rows.shape[1] + 1)])
+    # Least squares are linear in the values: the curve of a mean is the mean of the prompts' curves.
+    curves = np.linalg.lstsq(_design("best_of_n", d), rows.T, rcond=None)[0].T
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    draws = [curves[generator.integers(0, len(rows), len(rows))].mean(axis=0) for _ in range(DRAWS)]
+    start, a, b = (float(value) for value in curves.mean(axis=0))
+    peaks = [_peak("best_of_n", float(draw[1]), float(draw[2])) for draw in draws]
+    return Fit(
+        "best_of_n",
+        start,
+        _interval(a, [draw[1] for draw in draws]),
+        _interval(b, [draw[2] for draw in draws]),
+        _peak_interval(_peak("best_of_n", a, b), peaks, float(d.max())),
+    )
+
+
 def best_of_n_kl(n: int) -> float:
     """Upper bound of the KL of best-of-n from the sampled model, nats: log n - (n - 1)/n.
 

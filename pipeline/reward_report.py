@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pipeline.run import StageRun
 
 FEWEST = 20  # pairs behind a figure of its own
-# An accuracy above this, without the labels' noise where that is known, says that the pairs are easy, not that the
-# model is good.
+# An accuracy above this, without the labels' noise where that is known, says that the pairs are easy, not that
+# the model is good.
 TRIVIAL = 0.9
 
 

@@ -24,7 +24,7 @@ class Config(Settings):
     num_prompts: int = Field(0, ge=0, description="headline prompts that are answered; 0 turns it off")
     num_samples: int = Field(16, gt=1, description="answers drawn to each prompt")
     ns: tuple[int, ...] = Field(
-        (1, 2, 4, 8, 16), min_length=1, description="sizes n, each at most num_samples"
+        (1, 2, 4, 8, 16), min_length=1, description="sizes n of the figures, each at most num_samples"
     )
 
     @model_validator(mode="after")
@@ -40,7 +40,10 @@ def items(context: Context) -> list[Item]:
 
 
 def measure(context: Context) -> list[Record]:
-    """Sample the first chat model; a record's score is the expectation over all choices of n samples."""
+    """Sample the first chat model; a record's score is the expectation over all choices of n samples.
+
+    There is one for every n up to the number of samples, which the report fits a curve to.
+    """
     config: Config = context.options["best_of_n"]
     reward = context.folder("reward")
     stage = next((name for name, model in context.models.items() if not model.plain), None)
@@ -83,7 +86,7 @@ def measure(context: Context) -> list[Record]:
                     best_of_n(ranked[rows], values[rows], n),
                     item.task,
                 )
-                for n in config.ns
+                for n in range(1, config.num_samples + 1)
             ]
     return records
 

@@ -18,8 +18,10 @@ from pipeline.records import Figure, to_json
 from pipeline.report import paired, prototype, tables, verdicts
 from pipeline.report.causes import cause
 from pipeline.report.collapse import RULE, collapses
+from pipeline.report.laboratory import fit_rows, fits_json
 from pipeline.report.plots import FEW_MODELS, pictures
 from pipeline.report.read import RunData, read_chains
+from pipeline.report.reward import reward_models, reward_rows
 from pipeline.statistics import FEW_CLUSTERS
 
 HTML, JSON = "report.html", "report.json"
@@ -114,6 +116,9 @@ def report_json(chains: Sequence[RunData], *, comparing: bool = False) -> dict[s
         }
     first = next((chain for chain in chains if not chain.fault), chains[0])
     run = _run(first) | {"seed": None, "seeds": [chain.seed for chain in chains]}
+    run |= {
+        name: [row for chain in chains for row in _run(chain)[name]] for name in ("reward_models", "fits")
+    }
     stopped = {chain.label: chain.fault._asdict() for chain in chains if chain.fault}
     run |= {"stopped": stopped} if stopped else {}
     recipe = {name: value for name, value in first.recipe.items() if name != "seed"}
@@ -133,6 +138,11 @@ def _run(chain: RunData) -> dict[str, Any]:
             {"name": stage.name, "stage": stage.kind, "key": stage.record.get("key")}
             for stage in chain.stages
         ],
+        "reward_models": [
+            {"run": chain.label, "stage": stage, "figures": figures}
+            for stage, figures in reward_models(chain).items()
+        ],
+        "fits": fits_json(chain),
     }
 
 
@@ -215,7 +225,7 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "table": stage_table(chain),
         "pictures": pictures(chain, prefix),
         "wide": len(chain.model_names) > FEW_MODELS,
-        "fits": chain.fits,
+        "fits": fit_rows(chain),
         "audit": _audit(chain),
         "matrices": tables.win_matrices(chain),
         "tax": tables.tax_rows(chain),
@@ -227,6 +237,8 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "benchmarks": tables.benchmarks(chain),
         "doses": tables.dose_response(chain),
         "reward": [f for f in chain.evaluation.figures if f.stage == "reward"],
+        "reward_models": list(reward_models(chain)),
+        "reward_rows": reward_rows(chain),
         "contrasts": {f.name for f in chain.evaluation.figures if f.name.count("/") > 1},
         "comparisons": tables.comparisons(chain),
         "flips": _flips(chain),
@@ -247,7 +259,7 @@ def _contents(found: dict[str, Any]) -> list[tuple[str, str]]:
     num_met = sum(why is None for _, why in found["bars"])
     titles = {
         "dose": ("Dose and response", found["doses"]),
-        "drift": ("Reward and drift", "reward_kl" in found["pictures"] or "frontier" in found["pictures"]),
+        "drift": ("Reward and drift", found["fits"] or {"reward_kl", "frontier"} & found["pictures"].keys()),
         "wins": ("Win rates", found["matrices"]),
         "flips": ("Answers that changed", found["flips"]),
         "targets": (f"Targets: {num_met} of {len(found['bars'])} reached", found["bars"]),
@@ -255,7 +267,7 @@ def _contents(found: dict[str, Any]) -> list[tuple[str, str]]:
         "confidence": ("Confidence", any(found[part] for part in KNOWING)),
         "examples": ("Few examples", "few_examples" in found["pictures"]),
         "benchmarks": ("Benchmarks", found["benchmarks"]),
-        "reward": ("Reward model", found["reward"]),
+        "reward": ("Reward model", found["reward"] or found["reward_rows"]),
         "transcripts": ("Transcripts", found["transcripts"]),
         "figures": ("Every figure", found["figures"]),
         "reproduce": ("To reproduce", True),

@@ -12,7 +12,7 @@ import numpy as np
 from data.errors import InputError
 from pipeline.measured import with_verdicts
 from pipeline.metrics import read_metrics
-from pipeline.overoptimisation import Fit, fit, windows
+from pipeline.overoptimisation import Fit, fit, fit_best_of_n, windows
 from pipeline.records import Comparison, Figure, Record, from_json, read_records
 from pipeline.run_directory import (
     FAULT_JSON,
@@ -143,6 +143,23 @@ class RunData:
 
     def _entry(self, model: str) -> dict[str, Any]:
         return next((entry for entry in self.evaluation.models if entry["name"] == model), {})
+
+    @cached_property
+    def best_of_n_fits(self) -> dict[tuple[str, str], Fit]:
+        """Gao's form for best-of-n, by sampled model and measure ("reward", "gold"), where it could be fitted."""
+        found = {}
+        sampled = dict.fromkeys(model for name, _, model in self._by_measure if name == "best_of_n")
+        for model in sampled:
+            for name in ("reward", "gold"):
+                columns: list[list[float]] = []
+                while rows := self.records("best_of_n", f"{name}/{len(columns) + 1}", model):
+                    if columns and len(rows) != len(columns[0]):
+                        break  # an evaluation of fewer samples has fewer sizes
+                    columns.append([row.score for row in rows])
+                fitted = fit_best_of_n(np.array(columns).T, seed=self.seed) if columns else None
+                if fitted:
+                    found[model, name] = fitted
+        return found
 
     @cached_property
     def _by_measure(self) -> dict[tuple[str, str, str], list[Record]]:

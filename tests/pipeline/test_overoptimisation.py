@@ -72,6 +72,39 @@ def test_best_of_n_breaks_ties_by_a_coin():
     )  # {0, 1}: 0, {0, 2}: 1, {1, 2}: a coin
 
 
+def prompts_of(num, sizes=16, *, noise=0.0, seed=0, b=0.8):
+    """The expected value of the best of 1 to `sizes` for each of so many prompts, which differ among them."""
+    generator = np.random.default_rng(seed)
+    d = np.array([math.sqrt(lab.best_of_n_kl(n)) for n in range(1, sizes + 1)])
+    own = generator.normal(0, noise, (num, 3)) if noise else np.zeros((num, 3))
+    return (0.2 + own[:, :1]) + (1.0 + own[:, 1:2]) * d - (b + own[:, 2:]) * d * d
+
+
+def test_the_form_of_best_of_n_is_recovered_over_prompts_at_the_bound_of_its_kl():
+    found = lab.fit_best_of_n(prompts_of(40), seed=1)
+    assert found.form == "best_of_n"
+    assert (found.start, found.a[0], found.b[0]) == pytest.approx((0.2, 1.0, 0.8), abs=1e-8)
+    assert found.peak_kl[0] == pytest.approx((1 / 1.6) ** 2)
+    # What the draws differ in are the prompts: where all are alike nothing varies.
+    assert found.a[1:] == pytest.approx((1.0, 1.0), abs=1e-8)
+
+
+def test_the_intervals_of_best_of_n_hold_the_truth_of_other_prompts():
+    held = {"a": 0, "b": 0, "peak": 0}
+    for seed in range(60):
+        found = lab.fit_best_of_n(prompts_of(50, noise=0.3, seed=seed), seed=seed)
+        held["a"] += found.a[1] <= 1.0 <= found.a[2]
+        held["b"] += found.b[1] <= 0.8 <= found.b[2]
+        held["peak"] += found.peak_kl[1] <= (1 / 1.6) ** 2 <= found.peak_kl[2]
+    # 95 % of 60, less three standard errors.
+    assert min(held.values()) >= 60 * (0.95 - 3 * math.sqrt(0.95 * 0.05 / 60))
+
+
+def test_best_of_few_sizes_or_prompts_is_not_fitted():
+    assert lab.fit_best_of_n(prompts_of(40, sizes=8), seed=0) is None
+    assert lab.fit_best_of_n(prompts_of(4), seed=0) is None
+
+
 def test_the_bound_of_best_of_n():
     assert lab.best_of_n_kl(1) == 0
     assert lab.best_of_n_kl(4) == pytest.approx(math.log(4) - 0.75)

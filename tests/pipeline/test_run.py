@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from pipeline.errors import GateStopped, Interrupted, TrainingFault
+from pipeline.errors import GateStopped, Interrupted, NoMemory, TrainingFault
 from pipeline.execute import execute
 from pipeline.graph import load_recipe
 from pipeline.metrics import MetricsFile, read_metrics
@@ -237,13 +237,13 @@ def test_several_seeds_lie_beside_each_other_and_equal_single_runs(toy):
     assert [stage.action for stage in run("seeds=[2, 5]").stages] == ["skip"] * 8
 
 
-def explodes(monkeypatch, seed, step):
+def explodes(monkeypatch, seed, step, fault=TrainingFault):
     """Let the second toy training of one seed stop at a step, each time it gets there."""
     original = StageRun.log
 
     def log(self, at, **values):
         if (self.seed, self.name, at) == (seed, "tuned", step):
-            raise TrainingFault(f"{self.name}: the loss of step {at} is nan")
+            raise fault(f"{self.name}: the loss of step {at} is nan")
         original(self, at, **values)
 
     monkeypatch.setattr(StageRun, "log", log)
@@ -274,6 +274,13 @@ def test_the_same_command_tries_a_stopped_seed_again_from_its_checkpoint(toy):
     assert mended.faults == ()
     run("seed=2", name="single")
     assert results("runs/toy/seeds/2") == results("runs/single")
+
+
+def test_memory_that_does_not_suffice_is_no_collapse_and_ends_all_seeds(toy, monkeypatch):
+    explodes(monkeypatch, 2, 5, NoMemory)
+    with pytest.raises(NoMemory):
+        run("seeds=[2, 3]")
+    assert not list(Path("runs/toy").rglob("fault.json"))
 
 
 def test_without_seeds_a_fault_ends_the_run(toy, monkeypatch):

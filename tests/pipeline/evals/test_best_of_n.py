@@ -60,6 +60,14 @@ def test_reward_rises_with_n_and_gold_falls_where_they_part(context):
     assert found["best_of_n/gold/4"] == pytest.approx(-1)
 
 
+def test_the_records_hold_every_size_and_the_figures_those_that_are_asked_for(context):
+    records = best_of_n.measure(context)
+    sizes = {record.measure for record in records}
+    assert sizes == {f"{name}/{n}" for name in ("reward", "gold") for n in (1, 2, 3, 4)}
+    figures = [m.name for m in best_of_n.figures({"sft": records}, context)]
+    assert figures == [f"best_of_n/{name}/{n}" for name in ("reward", "gold") for n in (1, 2, 4)]
+
+
 def test_it_is_off_by_default_and_without_a_reward_model(context):
     context.folder = lambda role: None
     assert best_of_n.measure(context) == []

@@ -348,6 +348,43 @@ def test_rebuilding_needs_the_folder_alone(artificial_run, tmp_path, no_pictures
     assert (folder / "report.json").read_bytes() == (artificial_run / "report.json").read_bytes()
 
 
+def test_what_the_reward_stage_noted_stands_in_a_table_and_in_the_data(artificial_run, tmp_path, no_pictures):
+    folder = tmp_path / "run"
+    shutil.copytree(artificial_run, folder)
+    path = folder / "stages" / "reward" / "stage.json"
+    record = json.loads(path.read_text())
+    share = {"value": 0.61, "low": 0.55, "high": 0.66, "n": 640}
+    record["notes"] |= {
+        "accuracy_without_noise": {"value": 0.9, "low": 0.88, "high": 0.92, "n": 640},
+        "calibration_error": {"value": 0.0431, "low": 0.03, "high": 0.05, "n": 640},
+        "shuffled_labels": share,
+        "score_length_correlation": None,
+        "accuracy_by_length": [{"mean": 10.3, **share}, {"mean": 13.0, **share}, {"mean": 22.0, **share}],
+        "accuracy_by_score_gap": [{"mean": 0.5, "accuracy": 0.83}],  # as it was noted before
+        "accuracy_by_group": {"never": share},
+    }
+    path.write_text(json.dumps(record))
+    report = build_report([folder])
+    for text in ("calibration error (ECE)", "does not hold .5", "10 tokens", "gap 0.50", "accuracy, never"):
+        assert text in report.html
+    (found,) = json.loads(report.json)["run"]["reward_models"]
+    assert (found["run"], found["stage"]) == ("artificial", "reward")
+    assert found["figures"]["calibration error (ECE)"] == record["notes"]["calibration_error"]
+    assert found["figures"]["accuracy after shuffled labels"] == {
+        **share,
+        "about": "interval does not hold .5",
+    }
+    assert found["figures"]["accuracy, long completions"] == {**share, "about": "22 tokens"}
+    assert found["figures"]["accuracy, small score gaps"] == {"value": 0.83, "about": "gap 0.50"}
+    assert "correlation of score and length" not in found["figures"]
+    data = json.loads((artificial_run / "report.json").read_text())["run"]
+    assert data["reward_models"] == []
+    assert [(row["stage"], row["reward"], row["form"]) for row in data["fits"]] == [
+        ("ppo", "optimised", "rl"),
+        ("ppo", "gold", "rl"),
+    ]
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="is no run"):
         build_report([tmp_path])
@@ -416,6 +453,7 @@ def test_seeds_that_stopped_are_told_beside_those_that_ended(several_seeds, tmp_
     assert "stopped after step 7: ppo: KL is 90" in report.html
     assert "This seed was stopped: pretrain: the loss is nan" in report.html
     assert "limit where not" in report.html  # the targets of those that were evaluated
+    assert {row["run"] for row in json.loads(report.json)["run"]["fits"]} == {"seed 0", "seed 1"}
     stopped = json.loads(report.json)["run"]["stopped"]
     assert stopped["seed 2"] == {"stage": "ppo", "step": 7, "cause": "ppo: KL is 90"}
     console = Console(width=140, record=True, force_terminal=False, file=open("/dev/null", "w"))  # noqa: SIM115
