@@ -303,8 +303,7 @@ def _config(chain: Path | None, suite: Sequence[str] | None, changes: Sequence[s
 def _judged(results: dict[str, Any]) -> dict[str, Any]:
     """The results, where a change between two figures at chance has no verdict but that."""
     from pipeline.records import Figure, from_json
-    from pipeline.report.paired import AT_CHANCE
-    from pipeline.report.tables import at_chance
+    from pipeline.report.tables import AT_CHANCE, at_chance
 
     figures = [from_json(Figure, row) for row in results["figures"]]
     guessed = {(figure.name, figure.stage) for figure in figures if at_chance(figure)}
