@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pipeline.measured import IMPROVED, REGRESSED
 from pipeline.records import Comparison, Figure
-from pipeline.report.read import RunData
+from pipeline.report.read import PartlyScored, RunData
 from pipeline.statistics import FEW_CLUSTERS, above_chance
 
 WIN_RATE, CONTROLLED, STRENGTH = "win_rate", "win_rate/length_controlled", "win_rate/strength"
@@ -123,13 +123,18 @@ def _cell(figure: Figure | None, change: Comparison | None) -> Cell:
 def items_in_words(rows: Sequence[Figure | Comparison | None]) -> str:
     """Items and clusters behind figures, `n / clusters`; a range where they differ from model to model.
 
-    Followed by `few` where there are so few clusters that an interval is rough.
+    Followed by `few` where there are so few clusters that an interval is rough, and by the number of items that
+    could not be scored, where there are such.
     """
     known = [row for row in rows if row]
     counts = ([row.n for row in known], [row.clusters for row in known])
     ranges = (dict.fromkeys((min(found), max(found))) for found in counts if found)
     told = " / ".join(" to ".join(map(str, ends)) for ends in ranges)
-    return told + (" few" if any(0 < row.clusters < FEW_CLUSTERS for row in known) else "")
+    told += " few" if any(0 < row.clusters < FEW_CLUSTERS for row in known) else ""
+    missing = [row.unscored if isinstance(row, PartlyScored) else 0 for row in known]
+    if not any(missing):
+        return told
+    return f"{told}, {' to '.join(map(str, dict.fromkeys((min(missing), max(missing)))))} unscored"
 
 
 def nulls_in_words(figures: Sequence[Figure | None]) -> str:

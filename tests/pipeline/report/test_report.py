@@ -180,6 +180,21 @@ def test_items_clusters_and_nulls_stand_beside_the_figures(page, chain):
     assert f">{often.n} / {often.clusters} few</td>" in targets
 
 
+def test_items_that_could_not_be_scored_are_counted_beside_n(artificial_run, tmp_path, no_pictures):
+    folder = tmp_path / "copy"
+    shutil.copytree(artificial_run, folder)
+    path = folder / "stages" / "evaluate" / "figures.json"
+    unscored = [{"name": "gold/mean", "stage": "ppo", "num": 3}]
+    write_json(path, json.loads(path.read_text()) | {"unscored": unscored})
+    report = build_report([folder])
+    figure = read_chains(folder)[0].figure("gold/mean", "ppo")
+    assert f">{figure.n} / {figure.clusters}, 3 unscored</td>" in report.html  # in the table of every figure
+    assert ", 0 to 3 unscored</td>" in report.html  # in that of the stages
+    counts = {(row["name"], row["stage"]): row.get("unscored") for row in json.loads(report.json)["figures"]}
+    assert counts["gold/mean", "ppo"] == 3
+    assert counts["gold/mean", "sft"] is None
+
+
 def test_few_clusters_are_marked_wherever_a_figure_stands(artificial_run, page, chain):
     assert "“few” stands where there are fewer than 30 of these" in page
     few = chain.figure("facts/often/right", "ppo")
