@@ -371,7 +371,10 @@ def test_a_run_compared_with_its_copy_is_paired_and_shows_no_change(artificial_r
     names = {(row["name"], row["before"], row["after"]) for row in changes}
     for name in ("gold/mean", "facts/never/hallucinated", "bias/stereotyped", "refusal/harmless"):
         assert (name, "artificial: ppo", "copy: ppo") in names
-    assert all(row["value"] == 0 and row["verdict"] == "no evidence" for row in changes)
+    assert all(row["value"] == 0 for row in changes)
+    # Facts that were never read are guessed.
+    guessed = {row["name"] for row in changes if row["verdict"] != "no evidence"}
+    assert guessed == {"facts/never/right"}
     assert "not paired" not in report.html
     parsed = Tags()
     parsed.feed(report.html)
