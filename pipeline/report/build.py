@@ -323,7 +323,7 @@ def _plain_notes(notes: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _digests(chain: RunData) -> list[tuple[str, str, str]]:
-    """(stage, file, first digits of SHA-256) of models, data, answers, records and figures, and of files read."""
+    """(stage, file, first digits of SHA-256) of models, data, answers, records, figures, and files read."""
     found = []
     for stage in chain.stages:
         for name, entry in (stage.record.get("manifest") or {}).items():

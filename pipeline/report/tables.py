@@ -55,7 +55,7 @@ def chance_of(figure: Figure) -> float | None:
 
 
 def above(figure: Figure) -> float | None:
-    """An accuracy's place above chance, 0 for guessing and 1 for all right; None where it is none or unknown."""
+    """An accuracy's place above chance, 0 for guessing and 1 for all right; None of what is no accuracy."""
     chance = chance_of(figure)
     if chance is None or chance >= 1 or not _is_accuracy(figure):
         return None
@@ -123,8 +123,8 @@ def _cell(figure: Figure | None, change: Comparison | None) -> Cell:
 def items_in_words(rows: Sequence[Figure | Comparison | None]) -> str:
     """Items and clusters behind figures, `n / clusters`; a range where they differ from model to model.
 
-    Followed by `few` where there are so few clusters that an interval is rough, and by the number of items that
-    could not be scored, where there are such.
+    Followed by `few` where there are so few clusters that an interval is rough, and by the number of items
+    that could not be scored, where there are such.
     """
     known = [row for row in rows if row]
     counts = ([row.n for row in known], [row.clusters for row in known])
@@ -306,7 +306,7 @@ def _health(run: RunData, prefix: str) -> list[Row]:
 
 
 def confidence_rows(run: RunData) -> list[Row]:
-    """Calibration error, Brier score and the like of every model, by the answers' probability and by samples."""
+    """Calibration error, Brier score and the like of every model, by probability and by samples."""
     labels = {"ece": "calibration error", "brier": "Brier score", "aurc": "AURC", "auroc": "AUROC"}
 
     def label(name: str) -> str:

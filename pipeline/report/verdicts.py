@@ -90,8 +90,8 @@ class StageVerdict:
 class Bar:
     """One target with what was reached: `met` is None where it could not be measured.
 
-    `figure` is the name of the one that is judged, `bound` the number that it is held against, `n` its items and
-    clusters.
+    `figure` is the name of the one that is judged, `bound` the number that it is held against, `n` its items
+    and clusters.
     """
 
     what: str

@@ -1,4 +1,4 @@
-"""Figures that are no means, tests and nulls, computed again from a run's records by their definitions alone."""
+"""Figures that are no means, tests and nulls, computed again from a run's records by definition alone."""
 
 import json
 import math
