@@ -180,8 +180,10 @@ def render(chains: Sequence[RunData], steps: Sequence[paired.Step] = (), *, comp
     environment.filters["words"] = verdicts.words
     environment.globals["prototype"] = prototype
     environment.filters["items"] = tables.items_in_words
+    environment.filters["above"] = tables.above
     environment.filters["nulls"] = tables.nulls_in_words
     environment.globals["few_clusters"] = FEW_CLUSTERS
+    environment.globals["above"] = tables.above
     environment.globals["at_chance"] = tables.at_chance
     named = (chain.label if comparing else str(chain.record.get("recipe", chain.label)) for chain in chains)
     title = " and ".join(dict.fromkeys(named))
@@ -336,7 +338,7 @@ def _plain_notes(notes: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _digests(chain: RunData) -> list[tuple[str, str, str]]:
-    """(stage, file, first digits of SHA-256) of models, data, answers, records and figures, and of files read."""
+    """(stage, file, first digits of SHA-256) of models, data, answers, records, figures, and files read."""
     found = []
     for stage in chain.stages:
         for name, entry in (stage.record.get("manifest") or {}).items():

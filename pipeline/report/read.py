@@ -68,6 +68,13 @@ class Fault(NamedTuple):
 
 
 @dataclass(frozen=True)
+class PartlyScored(Figure):
+    """A figure of which some items could not be scored: so many beside its n."""
+
+    unscored: int = 0
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What the evaluations of one run found, those of several evaluate stages joined."""
 
@@ -240,7 +247,11 @@ def _evaluation(folders: list[Path]) -> Evaluation:
             continue
         known = {model["name"] for model in found.models}
         found.models.extend(model for model in results["models"] if model["name"] not in known)
-        found.figures.extend(from_json(Figure, row) for row in results["figures"])
+        missing = {(row["name"], row["stage"]): row["num"] for row in results.get("unscored", ())}
+        for row in results["figures"]:
+            num = missing.get((row["name"], row["stage"]))
+            figure = from_json(PartlyScored, row | {"unscored": num}) if num else from_json(Figure, row)
+            found.figures.append(figure)
         comparisons = [from_json(Comparison, row) for row in results["comparisons"]]
         corrected = any(row.holm_p is not None for row in comparisons)
         found.comparisons.extend(comparisons if corrected else with_verdicts(comparisons))

@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from pipeline.measured import IMPROVED, REGRESSED
 from pipeline.records import Comparison, Figure
-from pipeline.report.read import RunData
+from pipeline.report.read import PartlyScored, RunData
 from pipeline.statistics import FEW_CLUSTERS, above_chance
 
 WIN_RATE, CONTROLLED, STRENGTH = "win_rate", "win_rate/length_controlled", "win_rate/strength"
 JUDGE, DOSE = "judge", "dose_response"
-# Nulls that say what answering at random gives.
-CHANCE = ("chance", "uniform")
+# Nulls that say what answering at random gives; those of a guess are of accuracies alone.
+GUESSES = ("guess_a_value", "guess")
+CHANCE = ("chance", "uniform", *GUESSES)
 AT_CHANCE = "not told apart from chance"  # in place of a verdict
 NULL_WORDS = {"answer_to_another_question": "another's answer", "guess_a_value": "a guess"}
 MOST_ROWS = 12  # a table with more shows its slices on demand
@@ -53,6 +54,23 @@ def chance_of(figure: Figure) -> float | None:
     return next((figure.nulls[name] for name in CHANCE if name in figure.nulls), None)
 
 
+def above(figure: Figure) -> float | None:
+    """An accuracy's place above chance, 0 for guessing and 1 for all right; None of what is no accuracy."""
+    chance = chance_of(figure)
+    if chance is None or chance >= 1 or not _is_accuracy(figure):
+        return None
+    return above_chance(figure.value, chance)
+
+
+def _is_accuracy(figure: Figure) -> bool:
+    name, *parts = figure.name.split("/")
+    if "_minus_" in figure.name:
+        return False
+    known = BENCHMARKS[name].accuracies if name in BENCHMARKS else ()
+    guessed = any(guess in figure.nulls for guess in GUESSES)
+    return guessed or figure.name.startswith("reward/accuracy") or bool(set(parts) & set(known))
+
+
 def at_chance(figure: Figure | None) -> bool:
     """Whether a figure is not told apart from chance: its interval holds what chance gives."""
     chance = chance_of(figure) if figure else None
@@ -80,13 +98,7 @@ def changes(run: RunData) -> dict[tuple[str, str], Comparison]:
     return {(row.name, row.after): row for row in comparisons(run) if (row.before, row.after) in steps}
 
 
-def rows_of(
-    run: RunData,
-    names: Iterable[str],
-    label: Callable[[str], str],
-    *,
-    is_accuracy: Callable[[str], bool] = lambda name: False,
-) -> list[Row]:
+def rows_of(run: RunData, names: Iterable[str], label: Callable[[str], str]) -> list[Row]:
     """A row for each figure that a model has."""
     found, changed = [], changes(run)
     for name in names:
@@ -95,36 +107,34 @@ def rows_of(
         if not known:
             continue
         cells = [
-            _cell(figure, changed.get((name, stage)), is_accuracy(name))
+            _cell(figure, changed.get((name, stage)))
             for stage, figure in zip(run.model_names, figures, strict=True)
         ]
-        found.append(
-            Row(name, label(name), known[0].unit, cells, items_in_words(known), nulls_in_words(known))
-        )
+        counts, nulls = items_in_words(known), nulls_in_words(known)
+        found.append(Row(name, label(name), known[0].unit, cells, counts, nulls))
     return found
 
 
-def _cell(figure: Figure | None, change: Comparison | None, is_accuracy: bool) -> Cell:
-    chance = chance_of(figure) if figure else None
-    above = (
-        above_chance(figure.value, chance)
-        if figure and is_accuracy and chance is not None and chance < 1
-        else None
-    )
+def _cell(figure: Figure | None, change: Comparison | None) -> Cell:
     told = change if change and change.verdict in (IMPROVED, REGRESSED) else None
-    return Cell(figure, told, above, at_chance(figure))
+    return Cell(figure, told, above(figure) if figure else None, at_chance(figure))
 
 
 def items_in_words(rows: Sequence[Figure | Comparison | None]) -> str:
     """Items and clusters behind figures, `n / clusters`; a range where they differ from model to model.
 
-    Followed by `few` where there are so few clusters that an interval is rough.
+    Followed by `few` where there are so few clusters that an interval is rough, and by the number of items
+    that could not be scored, where there are such.
     """
     known = [row for row in rows if row]
     counts = ([row.n for row in known], [row.clusters for row in known])
     ranges = (dict.fromkeys((min(found), max(found))) for found in counts if found)
     told = " / ".join(" to ".join(map(str, ends)) for ends in ranges)
-    return told + (" few" if any(0 < row.clusters < FEW_CLUSTERS for row in known) else "")
+    told += " few" if any(0 < row.clusters < FEW_CLUSTERS for row in known) else ""
+    missing = [row.unscored if isinstance(row, PartlyScored) else 0 for row in known]
+    if not any(missing):
+        return told
+    return f"{told}, {' to '.join(map(str, dict.fromkeys((min(missing), max(missing)))))} unscored"
 
 
 def nulls_in_words(figures: Sequence[Figure | None]) -> str:
@@ -186,18 +196,15 @@ def benchmarks(run: RunData) -> list[BenchmarkTable]:
         names = _names(run, name)
         whole = [figure for figure in names if len(names) <= MOST_ROWS or figure.count("/") == 1]
         slices = [figure for figure in names if figure not in whole]
-        rows, parts = (_benchmark_rows(run, name, benchmark, some) for some in (whole, slices))
+        rows, parts = (_benchmark_rows(run, name, some) for some in (whole, slices))
         if rows:
             found.append(BenchmarkTable(benchmark.title, rows, parts, _unclear(run, rows)))
     return found
 
 
-def _benchmark_rows(run: RunData, name: str, benchmark: Benchmark, figures: list[str]) -> list[Row]:
+def _benchmark_rows(run: RunData, name: str, figures: list[str]) -> list[Row]:
     return rows_of(
-        run,
-        figures,
-        lambda figure: figure.removeprefix(f"{name}/").replace("_", " ").replace("/", ", "),
-        is_accuracy=lambda figure: bool(set(figure.split("/")) & set(benchmark.accuracies)),
+        run, figures, lambda figure: figure.removeprefix(f"{name}/").replace("_", " ").replace("/", ", ")
     )
 
 
@@ -299,7 +306,7 @@ def _health(run: RunData, prefix: str) -> list[Row]:
 
 
 def confidence_rows(run: RunData) -> list[Row]:
-    """Calibration error, Brier score and the like of every model, by the answers' probability and by samples."""
+    """Calibration error, Brier score and the like of every model, by probability and by samples."""
     labels = {"ece": "calibration error", "brier": "Brier score", "aurc": "AURC", "auroc": "AUROC"}
 
     def label(name: str) -> str:

@@ -10,7 +10,7 @@ from data.randomness import key
 from pipeline.measured import IMPROVED, NO_EVIDENCE, REGRESSED
 from pipeline.records import Comparison, Figure, Record
 from pipeline.report.read import RunData
-from pipeline.report.tables import AT_CHANCE, comparisons, items_in_words
+from pipeline.report.tables import AT_CHANCE, BENCHMARKS, comparisons, items_in_words
 
 ALIGNED = ("ppo", "dpo", "rloo", "grpo")
 WORDS = {
@@ -48,6 +48,18 @@ FLIPS = (
     ("refused to complied", ("refused",), ("complied", "right")),
 )
 
+# Evaluations whose answers are told apart by outcome, the grades of one in these words, and the measures of
+# benchmarks whose score says whether what was chosen is right.
+WITH_OUTCOMES = ("facts", "tasks", "refusal", "verified")
+GRADES = {"correct": "right", "incorrect": "wrong", "not_attempted": "abstain"}
+CHOSEN = {
+    "truthfulqa": ("mc1",),
+    "halueval": ("verdict",),
+    "bbq": ("right_amb", "right_dis"),
+    "winobias": ("pro", "anti"),
+    "winogender": ("referent",),
+}
+
 
 @dataclass(frozen=True)
 class StageVerdict:
@@ -78,8 +90,8 @@ class StageVerdict:
 class Bar:
     """One target with what was reached: `met` is None where it could not be measured.
 
-    `figure` is the name of the one that is judged, `bound` the number that it is held against, `n` its items and
-    clusters.
+    `figure` is the name of the one that is judged, `bound` the number that it is held against, `n` its items
+    and clusters.
     """
 
     what: str
@@ -252,11 +264,15 @@ def _title(name: str) -> str:
 
 
 def flips(run: RunData, before: str, after: str) -> dict[str, list[Flip]]:
-    """Items whose outcome changed between two models, by the kind of change; each kind in keyed order."""
-    sides: dict[str, dict[tuple[str, str], Record]] = {before: {}, after: {}}
+    """Items whose outcome changed between two models, by the kind of change; each kind in keyed order.
+
+    Of a benchmark, what was chosen is right or wrong; of several ways to ask the same, one is shown.
+    """
+    sides: dict[str, dict[tuple[str, str, str], Record]] = {before: {}, after: {}}
     for record in run.evaluation.records:
-        if record.stage in sides and record.evaluation in ("facts", "tasks", "refusal") and record.outcome:
-            sides[record.stage][record.evaluation, record.id] = record
+        answer = _answer(record) if record.stage in sides else None
+        if answer:
+            sides[record.stage][record.evaluation, record.measure, record.id] = answer
     pairs = [(old, sides[after][name]) for name, old in sides[before].items() if name in sides[after]]
     pairs.sort(key=lambda pair: key("flips", pair[0].id))
     return {
@@ -267,6 +283,19 @@ def flips(run: RunData, before: str, after: str) -> dict[str, list[Flip]]:
         ]
         for name, start, end in FLIPS
     }
+
+
+def _answer(record: Record) -> Record | None:
+    """The record of an answer with its outcome in the words of `FLIPS`; None where it is of none."""
+    if record.evaluation in WITH_OUTCOMES:
+        return record if record.outcome else None
+    title = BENCHMARKS[record.evaluation].title if record.evaluation in BENCHMARKS else ""
+    group = f"{title}, {record.group}" if record.group else title
+    if record.evaluation == "simpleqa":
+        return replace(record, group=group, outcome=GRADES[record.outcome]) if record.outcome else None
+    if record.measure not in CHOSEN.get(record.evaluation, ()) or record.score not in (0.0, 1.0):
+        return None
+    return replace(record, group=group, outcome="right" if record.score else "wrong", explanation="")
 
 
 def transcripts(run: RunData, limit: int = NUM_TRANSCRIPTS) -> list[dict[str, Any]]:

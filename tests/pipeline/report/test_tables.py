@@ -62,6 +62,29 @@ def test_a_share_that_is_no_accuracy_has_no_place_above_chance():
     assert [part.figure is None for part in table.rows[0].cells] == [True, True, False]
 
 
+@pytest.mark.parametrize(
+    ("name", "nulls", "expected"),
+    [
+        ("facts/some/right", {"guess_a_value": 0.2}, 0.5),
+        ("few_shot/towns/4", {"guess": 0.2}, 0.5),
+        ("reward/accuracy", {"chance": 0.2}, 0.5),
+        ("few_shot/towns/gain", {"no_change": 0.0}, None),
+        ("calibration/auroc", {"chance": 0.2}, None),
+        ("facts/some/right/ppo_minus_sft", {"guess_a_value": 0.2}, None),
+    ],
+)
+def test_an_accuracy_of_the_closed_world_has_its_place_above_chance(name, nulls, expected):
+    found = tables.above(figure(name, "ppo", 0.6, **nulls))
+    assert found == (None if expected is None else pytest.approx(expected))
+
+
+def test_the_stage_table_and_that_of_every_figure_show_the_place_above_chance():
+    run = a_run([figure("facts/often/right", stage, 0.6, guess_a_value=0.2) for stage in ("base", "ppo")])
+    page = build.render([run], comparing=False)
+    assert page.count("a guess 0.200; above chance +0.500, +0.500</td>") == 1
+    assert page.count("<small>above chance +0.500</small>") == 2
+
+
 def test_models_at_chance_are_named_and_nothing_is_concluded_of_them():
     run = benchmark_run()
     table, _ = tables.benchmarks(run)
@@ -73,7 +96,7 @@ def test_models_at_chance_are_named_and_nothing_is_concluded_of_them():
 
 
 def test_no_table_gives_a_verdict_on_two_models_at_chance():
-    name = "task/harmless/right"
+    name = "facts/rarely/right"
     sides = [figure(name, stage, value, chance=0.22) for stage, value in (("base", 0.2), ("sft", 0.25))]
     run = a_run([*sides, figure(name, "ppo", 0.6, chance=0.22)])
     rows = [change(name, "base", "sft", 0.05), change(name, "sft", "ppo", 0.35)]
