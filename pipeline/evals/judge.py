@@ -100,6 +100,11 @@ class Config(Settings):
         return self
 
 
+def by_default(context: Context) -> bool:
+    """Whether it runs without being named: where the run has a reward model, and gold knows none of the items."""
+    return context.folder("reward") is not None and not any(map(context.knows, context.items))
+
+
 def items(context: Context) -> list[Item]:
     """The headline mix, of which some are judged.
 

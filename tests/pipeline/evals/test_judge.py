@@ -311,6 +311,13 @@ def test_the_reward_model_judges_without_the_space_of_a_continued_line(tmp_path,
     assert all(row.prompt and row.completion and row.cluster for row in rows)
 
 
+def test_it_judges_unnamed_where_there_is_a_reward_model_and_no_gold(tmp_path):
+    for gold, reward in ((False, False), (False, True), (True, False), (True, True)):
+        context = make_context(tmp_path, gold=gold, reward=reward)
+        context.items = context.headline
+        assert judge.by_default(context) == (reward and not gold)
+
+
 def test_one_model_alone_is_not_judged(tmp_path):
     context = make_context(tmp_path, reward=True)
     context.models = {"untrained": context.models["base"]}

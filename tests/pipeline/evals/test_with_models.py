@@ -114,6 +114,22 @@ def test_without_a_world_form_drift_and_loss_are_measured(chain):
     assert figures["length", "sft"]["value"] == figures["length", "ppo"]["value"]
 
 
+def test_without_gold_the_reward_model_judges_unnamed(chain, tmp_path, monkeypatch):
+    def score(folder, items, completions, context, *, ended=None):
+        return [float(len(text)) for text in completions]
+
+    monkeypatch.setattr("pipeline.reward_scores.score_with", score)
+    stages = chain / "stages"
+    models = [stages / name for name in ("pretrain", "sft", "ppo")]
+    inputs = {"corpus": stages / "corpus", "models": models, "reward": tmp_path}
+    run = StageRun("evaluate", chain, seed=3, inputs=inputs)
+    evaluate.run(evaluate.Config(max_new_tokens=9), run)
+    names = {figure["name"] for figure in json.loads((run.dir / "figures.json").read_text())["figures"]}
+    assert {"judge/reward_model/ppo_over_sft", "judge/reward_model/strength"} <= names
+    assert "pipeline.evals.judge" in evaluate.loaded(evaluate.Config())
+    assert "pipeline.evals.judge" not in evaluate.loaded(evaluate.Config(suite=("form",)))
+
+
 def test_kl_of_two_models_is_the_log_ratio_of_the_answers(chain, tiny_llama, tokenizer):
     other = tiny_llama(vocabulary=len(tokenizer), seed=5, context=48)
     other.save_pretrained(chain / "stages" / "ppo" / "model")
