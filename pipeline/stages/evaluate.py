@@ -97,12 +97,13 @@ def loaded(config: Config) -> list[str]:
 
 
 def files(config: Config, data_root: Path | None) -> list[Path]:
-    """The files of the benchmarks among the evaluations, where they are there."""
+    """The files of the benchmarks among the evaluations, where they are there, and those that settings name."""
     return [
         path
         for name, module in suite_modules(config).items()
-        if is_benchmark(module)
-        for path in module.files(_options(config, name, module), data_root)
+        for found in (getattr(module, "files", None), getattr(module, "own_files", None))
+        if found
+        for path in found(_options(config, name, module), data_root)
     ]
 
 
