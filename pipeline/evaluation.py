@@ -338,12 +338,12 @@ def print_figures(label: str, results: dict[str, Any], console: Console) -> None
 
     from pipeline.measured import NO_EVIDENCE
 
-    table = Table(title=label, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=label, title_justify="left", box=None, pad_edge=False, collapse_padding=True)
     table.add_column("figure", overflow="fold")
     table.add_column("stage", overflow="fold")
     for column in ("value", "interval", "n"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("unit; what trivial answers give", min_width=24)
+    table.add_column("unit; what trivial answers give", overflow="fold")
     unscored = {(row["name"], row["stage"]): row["num"] for row in results["unscored"]}
     for figure in results["figures"]:
         if "_minus_" not in figure["name"]:
