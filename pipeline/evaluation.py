@@ -282,7 +282,7 @@ def _results(
         stage.run(config, run, command=command)
         results = json.loads((run.dir / "figures.json").read_text(encoding="utf-8"))
         if to:
-            keep(to, run, what["settings"], label, of_several=of_several)
+            keep(to, run, what["settings"], label, command, of_several=of_several)
         return Found(label, seed, run.precision, _judged(results), run.notes)
 
 
