@@ -145,6 +145,7 @@ class Job(NamedTuple):
 
     chain: Path | None
     models: list[Path]
+    reward: Path | None = None  # in place of the chain's
 
 
 def _jobs(sources: Sequence[str], data: str | None, runs_dir: Path, *, benchmarks: bool) -> list[Job]:
@@ -158,15 +159,17 @@ def _jobs(sources: Sequence[str], data: str | None, runs_dir: Path, *, benchmark
         return [Job(chain, _inputs(chain)["models"]) for chain in chains]
     named = [_named(source, runs_dir) for source in sources]
     models = [model for job in named for model in job.models]
+    reward = next((job.reward for job in named if job.reward), None)
     if data is not None:
-        return [Job(_chains(find_run(runs_dir, data))[0], models)]
+        return [Job(_chains(find_run(runs_dir, data))[0], models, reward)]
     owners = [job.chain for job in named if job.chain]
     if not owners and not benchmarks:
         raise InputError(
             f"{', '.join(sources)}: no run to take the questions from; evaluate a run or a stage of one, name "
             "one as well (fledge evaluate RUN MODEL), or name benchmarks: --suite truthfulness,bias"
         )
-    return [Job(owners[0] if owners else None, models)]
+    owner = owners[0] if owners else None
+    return [Job(owner, models or _inputs(owner)["models"] if owner else models, reward)]
 
 
 def _is_run(source: str, runs_dir: Path) -> bool:
@@ -174,7 +177,10 @@ def _is_run(source: str, runs_dir: Path) -> bool:
 
 
 def _named(source: str, runs_dir: Path) -> Job:
-    """The models that a source names: those of a run, one of its stages (`run/stage`), or a model itself."""
+    """What a source names: the models of a run, one of its stages (`run/stage`), or a model itself.
+
+    A reward stage is no model to ask: it judges, and alone it judges the models of its run.
+    """
     if _is_run(source, runs_dir):
         chain = _chains(find_run(runs_dir, source))[0]
         return Job(chain, _inputs(chain)["models"])
@@ -182,9 +188,15 @@ def _named(source: str, runs_dir: Path) -> Job:
     if run and _is_run(run, runs_dir):
         chain = _chains(find_run(runs_dir, run))[0]
         if stage in finished_stages(chain):
-            return Job(chain, [stage_dir(chain, stage)])
+            return _of_stage(stage_dir(chain, stage))
     path = Path(source)
-    return Job(path.parent.parent if (path / STAGE_JSON).is_file() else None, [path])
+    return _of_stage(path) if (path / STAGE_JSON).is_file() else Job(None, [path])
+
+
+def _of_stage(folder: Path) -> Job:
+    chain = folder.parent.parent
+    is_reward = (read_json(folder / STAGE_JSON) or {}).get("stage") == "reward"
+    return Job(chain, [], folder) if is_reward else Job(chain, [folder])
 
 
 def _chains(run_dir: Path) -> list[Path]:
@@ -244,7 +256,7 @@ def _results(
     from pipeline.run import StageRun
     from pipeline.stages import evaluate as stage
 
-    chain, models = job
+    chain, models, reward = job
     if not models:
         raise InputError(f"{chain} has no finished model yet; run it first")
     inputs: dict[str, Any] = {"models": models}
@@ -254,6 +266,7 @@ def _results(
         record = read_json(chain / RUN_JSON) or {}
         label = record.get("recipe", chain.name)
         inputs |= {kind: folders[0] for kind, folders in _inputs(chain).items() if kind in SINGLE and folders}
+    inputs |= {"reward": reward} if reward else {}
     seed = int(record.get("seed") or 0)
     what: dict[str, Any] = {"settings": config.model_dump(mode="json"), "seed": seed, "label": label}
     with kept_work(what, [*models, *(inputs[kind] for kind in SINGLE if kind in inputs)]) as folder:
@@ -269,7 +282,7 @@ def _results(
         stage.run(config, run, command=command)
         results = json.loads((run.dir / "figures.json").read_text(encoding="utf-8"))
         if to:
-            keep(to, run, what["settings"], label, of_several=of_several)
+            keep(to, run, what["settings"], label, command, of_several=of_several)
         return Found(label, seed, run.precision, _judged(results), run.notes)
 
 
@@ -324,12 +337,12 @@ def print_figures(label: str, results: dict[str, Any], console: Console) -> None
 
     from pipeline.measured import NO_EVIDENCE
 
-    table = Table(title=label, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=label, title_justify="left", box=None, pad_edge=False, collapse_padding=True)
     table.add_column("figure", overflow="fold")
     table.add_column("stage", overflow="fold")
     for column in ("value", "interval", "n"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("unit; what trivial answers give", min_width=24)
+    table.add_column("unit; what trivial answers give", overflow="fold")
     unscored = {(row["name"], row["stage"]): row["num"] for row in results["unscored"]}
     for figure in results["figures"]:
         if "_minus_" not in figure["name"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,8 +46,13 @@ def new_folder(to: Path | None) -> Iterator[Path | None]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def keep(folder: Path, run: StageRun, config: dict[str, Any], label: str, *, of_several: bool) -> None:
-    """Copy the results of an evaluation into a folder as a run of one stage; `of_several` as one of its seeds."""
+def keep(
+    folder: Path, run: StageRun, config: dict[str, Any], label: str, command: str, *, of_several: bool
+) -> None:
+    """Copy the results of an evaluation into a folder as a run of one stage; `of_several` as one of its seeds.
+
+    `command` is the one that evaluates the same again, without its suite.
+    """
     chain = seed_dir(folder, run.seed) if of_several else folder
     target = stage_dir(chain, run.name)
     shutil.copytree(run.dir, target, ignore=shutil.ignore_patterns(CHECKPOINTS))
@@ -60,7 +66,9 @@ def keep(folder: Path, run: StageRun, config: dict[str, Any], label: str, *, of_
         "gates": run.gate_records,
     }
     finish_stage(target, record)
-    write_json(chain / RUN_JSON, _run(label, run.precision, run.seed))
+    whole = shlex.join(["--suite", ",".join(config["suite"])]) if config["suite"] else ""
+    again = {"command": f"{command} {whole}".strip()}
+    write_json(chain / RUN_JSON, _run(label, run.precision, run.seed) | again)
 
 
 def keep_seeds(folder: Path, label: str, precision: str, seeds: Sequence[int]) -> None:

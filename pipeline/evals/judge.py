@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -25,6 +26,8 @@ from pipeline.measured import Measured, Scored, of_records, win_score
 from pipeline.records import Record
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pipeline.judges import Endpoint, Ruling
 
 KIND = "measure"
@@ -32,9 +35,9 @@ SUITE = "alignment"
 ON_REQUEST = True  # a judge costs time or money
 NAME = "judge"
 ENDPOINT, REWARD = "endpoint", "reward_model"
-# Of a pair of answers: whether ours won, whether the verdict flipped with the sides, whether ours is the longer
-# answer (each 0, 1/2 or 1), whether gold says that ours is better, and how many of its calls failed.
-WIN, FLIP, LONGER, GOLD, FAILED = "win", "flip", "longer", "gold", "failed"
+# Of a pair of answers: whether ours won, whether the verdict flipped with the sides and whether gold says that
+# ours is better (each 0, 1/2 or 1), by how many characters ours is longer, and how many of its calls failed.
+WIN, FLIP, LENGTH, GOLD, FAILED = "win", "flip", "length", "gold", "failed"
 NUM_ORDERS = 2
 REPLIES = "judge_replies.jsonl"  # among the checkpoints: when the stage ends, the records hold the replies
 
@@ -97,6 +100,11 @@ class Config(Settings):
         return self
 
 
+def by_default(context: Context) -> bool:
+    """Whether it runs without being named: where the run has a reward model, and gold knows none of the items."""
+    return context.folder("reward") is not None and not any(map(context.knows, context.items))
+
+
 def items(context: Context) -> list[Item]:
     """The headline mix, of which some are judged.
 
@@ -128,7 +136,9 @@ def measure(context: Context) -> list[Record]:
 
 
 def figures(records: Records, context: Context) -> list[Measured]:
-    """Win rates, and the health of the judge: flips, wins of the longer answer, failed calls, accord with gold.
+    """Win rates, the same at equal length, and strengths over all models; and the health of the judge.
+
+    Its health: flips, wins of the longer answer, failed calls, accord with gold.
 
     Nulls: no difference, the longer answer always wins; of flips, a judge who always takes the first answer and
     one who tosses a coin; of wins of the longer answer and of accord with gold, a coin.
@@ -136,21 +146,23 @@ def figures(records: Records, context: Context) -> list[Measured]:
     found = []
     for stage, rows in records.items():
         for name in dict.fromkeys(row.group for row in rows):
-            own = {measure: _scores(rows, measure, name) for measure in (WIN, FLIP, LONGER, GOLD, FAILED)}
-            found += _of_pair(f"{NAME}/{name}", stage, own)
-    return found
+            own = {measure: _scores(rows, measure, name) for measure in (WIN, FLIP, LENGTH, GOLD, FAILED)}
+            found += _of_pair(name, stage, own)
+    return found + [row for by in (REWARD, ENDPOINT) for row in _strengths(by, records)]
 
 
-def _of_pair(name: str, stage: str, own: dict[str, list[Scored]]) -> list[Measured]:
-    """The figures of one judge on two models; a rate without any scored pair is left out."""
-    longer, gold = ({row.id: row.score for row in own[measure]} for measure in (LONGER, GOLD))
+def _of_pair(pair: str, stage: str, own: dict[str, list[Scored]]) -> list[Measured]:
+    """The figures of one judge on two models; one without any scored pair is left out."""
+    name, (by, _, models) = f"{NAME}/{pair}", pair.partition("/")
+    lengths, gold = ({row.id: row.score for row in own[measure]} for measure in (LENGTH, GOLD))
+    longer = {row.id: win_score(row.score, 0.0) for row in own[LENGTH]}
     won = [row for row in own[WIN] if row.score == row.score]
     decided = [row for row in won if row.score != 0.5]
     by_length = [row._replace(score=longer[row.id]) for row in won]
     longest = sum(row.score for row in by_length) / len(by_length) if by_length else 0.5
     nulls = {"no_difference": 0.5, "longest_wins": longest}
     rates = [
-        (name, won, 1, nulls),
+        (name, own[WIN], 1, nulls),
         (f"{name}/flips", own[FLIP], -1, {"none": 0.0, "coin": 0.5, "always_first": 1.0}),
         (f"{name}/longer_wins", _accord(decided, longer), 0, {"coin": 0.5}),
         (f"{name}/gold_accord", _accord(decided, gold), 1, {"coin": 0.5}),
@@ -160,6 +172,19 @@ def _of_pair(name: str, stage: str, own: dict[str, list[Scored]]) -> list[Measur
         for figure, rows, better, given in rates
         if any(row.score == row.score for row in rows)
     ]
+    if won:
+        controlled = Measured(
+            f"{NAME}/{by}/length_controlled/{models}",
+            "share",
+            "statistic",
+            {stage: [row._replace(weight=lengths[row.id]) for row in own[WIN]]},
+            1,
+            {stage: {"no_difference": 0.5}},
+            compared=False,
+            resampled=_at_equal_length,
+            bounds=(0.0, 1.0),
+        )
+        found.append(controlled)
     if own[FAILED]:
         none = {stage: {"none": 0.0}}
         calls = Measured(
@@ -174,6 +199,53 @@ def _of_pair(name: str, stage: str, own: dict[str, list[Scored]]) -> list[Measur
         )
         found.append(calls)
     return found
+
+
+def _at_equal_length(rows: Sequence[Scored], counts: np.ndarray) -> np.ndarray:
+    from pipeline.rankings import length_controlled_win_rate
+
+    return length_controlled_win_rate([row.score for row in rows], [row.weight for row in rows], counts)
+
+
+def _strengths(by: str, records: Records) -> list[Measured]:
+    """Bradley and Terry's log-odds of all models that a judge compared.
+
+    On the items with a verdict on every pair, so that all have met equally often.
+    """
+    won: dict[tuple[str, str], dict[str, Scored]] = {}
+    for ours, rows in records.items():
+        for name in dict.fromkeys(row.group for row in rows if row.group.startswith(f"{by}/")):
+            theirs = name.removeprefix(f"{by}/{ours}_over_")
+            won[ours, theirs] = {row.id: row for row in _scores(rows, WIN, name) if row.score == row.score}
+    shared = set.intersection(*map(set, won.values())) if won else set()
+    models = list(dict.fromkeys(model for pair in won for model in reversed(pair)))
+    items = [row for row in next(iter(won.values())).values() if row.id in shared] if shared else []
+
+    def resampled(rows: Sequence[Scored], counts: np.ndarray, place: int) -> np.ndarray:
+        import numpy as np
+
+        from pipeline.rankings import bradley_terry
+
+        wins = np.zeros((len(counts), len(models), len(models)))
+        for (ours, theirs), scored in won.items():
+            sides = models.index(ours), models.index(theirs)
+            wins[:, *sides] = counts @ [scored[row.id].score for row in rows]
+            wins[:, *sides[::-1]] = counts.sum(axis=1) - wins[:, *sides]
+        return bradley_terry(wins)[:, place]
+
+    return [
+        Measured(
+            f"{NAME}/{by}/strength",
+            "log-odds",
+            "statistic",
+            {model: items},
+            1,
+            {model: {"no_difference": 0.0}},
+            compared=False,
+            resampled=partial(resampled, place=place),
+        )
+        for place, model in enumerate(models if items else ())
+    ]
 
 
 def _scores(rows: Sequence[Record], measure: str, group: str) -> list[Scored]:
@@ -289,7 +361,7 @@ def _records(
 ) -> list[Record]:
     """One record a measure; the explanation of the win holds the other answer and what the judge said."""
     ours, theirs = (_text(context, stage, item) for stage in pair)
-    scores = scores | {LONGER: win_score(len(ours), len(theirs))}
+    scores = scores | {LENGTH: float(len(ours) - len(theirs))}
     if context.knows(item):
         answers = [context.answers[stage][item.id] for stage in pair]
         scores[GOLD] = win_score(*(context.judge(item, answer).score for answer in answers))

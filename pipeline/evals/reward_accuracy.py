@@ -1,24 +1,54 @@
-"""Held-out accuracy of the reward model on preference pairs, overall and by contrast or source."""
+"""Accuracy of the reward model on held-out preference pairs, or those of any file, by contrast or source."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from data.rows import Item, PreferenceRow
-from data.settings import Settings
+from pydantic import Field
+
+from data.errors import InputError
+from data.row_files import FileSettings, read_rows, row_files
+from data.rows import Item, PreferenceRow, read_jsonl
 from pipeline.answers import Context, Records, shown_prompt
+from pipeline.checkpoint import sha256
 from pipeline.measured import Measured, Scored, of_records, win_score
 from pipeline.records import Record
 from pipeline.run_directory import STAGE_JSON, read_json
 
 KIND = "measure"
 SUITE = "reward"
+NAME = "reward_accuracy"
 REWARD = "reward"
 MIN_PAIRS = 20  # a contrast with fewer pairs gets no figure of its own
 
 
-class Config(Settings):
-    """No settings."""
+class Config(FileSettings):
+    """Which pairs are judged; the others concern a file of one's own."""
+
+    path: str = Field(
+        "",
+        description="File or folder of preference rows, also below data_root; empty: the run's test pairs.",
+    )
+
+
+def own_files(config: Config, data_root: Path | None) -> list[Path]:
+    """The files of the pairs where they are not the run's."""
+    return row_files([config.path], data_root) if config.path else []
+
+
+def items(context: Context) -> list[Item]:
+    """No questions: the completions are there.
+
+    Raises:
+        InputError: a file is named, and it is not there, or there is no reward model to judge it.
+    """
+    config: Config = context.options[NAME]
+    if own_files(config, context.run.data_root) and context.folder(REWARD) is None:
+        raise InputError(
+            f"{NAME}: no reward model to judge the pairs of {config.path}; evaluate a run that has one, or name "
+            "its stage, such as quickstart/reward"
+        )
+    return []
 
 
 def measure(context: Context) -> list[Record]:
@@ -27,13 +57,11 @@ def measure(context: Context) -> list[Record]:
     `true_order` follows gold where it is known, and nothing else; `label` follows the label, noise included;
     `label_by_gold` says whether the label agrees with gold; `longer` prefers the longer completion.
     """
-    reward, preferences = context.folder(REWARD), context.folder("preferences")
-    if reward is None or preferences is None or not (preferences / "test.jsonl").exists():
-        return []
-    from data.rows import read_jsonl
     from pipeline.reward_scores import score_with
 
-    rows = read_jsonl(preferences / "test.jsonl", PreferenceRow)
+    reward, rows = context.folder(REWARD), _pairs(context)
+    if reward is None or not rows:
+        return []
     asked = [Item(row.id, row.prompt, row.cluster, "pair") for row in rows]
     chosen = score_with(reward, asked, [row.chosen for row in rows], context)
     rejected = score_with(reward, asked, [row.rejected for row in rows], context)
@@ -55,7 +83,7 @@ def measure(context: Context) -> list[Record]:
                     row.id,
                     row.cluster,
                     REWARD,
-                    "reward_accuracy",
+                    NAME,
                     name,
                     question,
                     answer,
@@ -76,7 +104,9 @@ def figures(records: Records, context: Context) -> list[Measured]:
     true_order = of_records(rows, measure="true_order")
     labelled = of_records(rows, measure="label")
     main, by_what = (true_order, "true_order") if true_order else (labelled, "label")
-    nulls = {REWARD: {"chance": 0.5, **_length_only(rows[REWARD]), **_shuffled(context.folder(REWARD))}}
+    own = not context.options[NAME].path
+    shuffled = _shuffled(context.folder(REWARD)) if own else {}
+    nulls = {REWARD: {"chance": 0.5, **_length_only(rows[REWARD]), **shuffled}}
     found = [Measured("reward/accuracy", "share", "rate", main, better=1, nulls=nulls)]
     if true_order:
         ceiling = of_records(rows, measure="label_by_gold")
@@ -90,6 +120,19 @@ def figures(records: Records, context: Context) -> list[Measured]:
                 Measured(f"reward/accuracy/{kind}", "share", "rate", scores, 1, {REWARD: {"chance": 0.5}})
             )
     return found
+
+
+def _pairs(context: Context) -> list[PreferenceRow]:
+    """The pairs of the file that is named, else the run's own for testing; their digest is noted of a file."""
+    config: Config = context.options[NAME]
+    if config.path:
+        rows, notes = read_rows(config, config.path, PreferenceRow, context.run.data_root)
+        digests = [sha256(path)[:16] for path in own_files(config, context.run.data_root)]
+        context.run.note(reward_accuracy={"file": Path(config.path).name, "sha256": digests, **notes})
+        return rows
+    folder = context.folder("preferences")
+    path = folder / "test.jsonl" if folder else None
+    return read_jsonl(path, PreferenceRow) if path and path.exists() else []
 
 
 def _length_only(rows: list[Record]) -> dict[str, float]:

@@ -92,17 +92,18 @@ def is_named_only(module: ModuleType) -> bool:
 
 def loaded(config: Config) -> list[str]:
     """The modules of the evaluations that run, and of those whose records they read."""
-    modules = suite_modules(config)
+    modules = suite_modules(config) | _where_they_can(config)
     return [f"{EVALS}.{name}" for name in sorted(modules.keys() | recorders(modules).keys())]
 
 
 def files(config: Config, data_root: Path | None) -> list[Path]:
-    """The files of the benchmarks among the evaluations, where they are there."""
+    """The files of the benchmarks among the evaluations, where they are there, and those that settings name."""
     return [
         path
         for name, module in suite_modules(config).items()
-        if is_benchmark(module)
-        for path in module.files(_options(config, name, module), data_root)
+        for found in (getattr(module, "files", None), getattr(module, "own_files", None))
+        if found
+        for path in found(_options(config, name, module), data_root)
     ]
 
 
@@ -159,12 +160,14 @@ def run(config: Config, run: StageRun, *, command: str | None = None) -> None:
     from pipeline.untrained import UNTRAINED, looks_at_models, untrained, with_null
 
     # 1. The models and the items that the suite asks for.
-    modules = suite_modules(config)
+    modules = suite_modules(config) | _where_they_can(config)
     asked_for = modules | recorders(modules)
     options = {name: _options(config, name, module) for name, module in asked_for.items()}
     modules = _with_data(modules, options, config, run)
     models = find_models(run.inputs["models"], run.input_names.get("models"))
     everything = Context(run, models, _test_items(run), config, options)
+    unasked = {name for name, module in _where_they_can(config).items() if not module.by_default(everything)}
+    modules = {name: module for name, module in modules.items() if name not in unasked}
     modules = _that_can_run(modules, everything)
     needed = {
         item.id
@@ -244,6 +247,14 @@ def values(measured: list[tuple[str, Measured]]) -> dict[str, float]:
 def suite_modules(config: Config) -> dict[str, ModuleType]:
     """The evaluations of the suite by name."""
     return {name: open_folder.load(EVALS, name) for name in evaluations(config.suite)}
+
+
+def _where_they_can(config: Config) -> dict[str, ModuleType]:
+    """The evaluations that say of a run whether they are of its suite, where the settings name none."""
+    modules = {name: open_folder.load(EVALS, name) for name in open_folder.names(EVALS)}
+    return {
+        name: module for name, module in modules.items() if not config.suite and hasattr(module, "by_default")
+    }
 
 
 def read_by(name: str, module: ModuleType) -> str:

@@ -132,6 +132,8 @@ def test_what_was_found_is_kept_and_reports_read_it(model, benchmarks, tmp_path,
     page = (to / "report.html").read_text()
     assert found["notes"]["truthfulqa"] in page
     assert "halueval" in page  # left out
+    assert f"<pre>fledge evaluate {model} --data-root {benchmarks} --suite truthfulness</pre>" in page
+    assert "recipe.yaml" not in page
     assert json.loads((to / "report.json").read_text())["figures"] == found["figures"]
     rebuild([to])
     assert (to / "report.html").read_text() == page

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -18,6 +19,7 @@ from pipeline.answers import Answer, Model
 from pipeline.errors import Interrupted
 from pipeline.evals import judge
 from pipeline.measured import figures_of
+from pipeline.rankings import length_controlled_win_rate
 from pipeline.records import Record, from_json, to_json
 from pipeline.stages.evaluate import by_stage
 
@@ -140,6 +142,7 @@ def test_a_judge_who_prefers_the_longer_answer(tmp_path, serve):
         "endpoint/sft_over_base",
         "endpoint/ppo_over_sft",
         "endpoint/ppo_over_base",
+        "endpoint/strength",
     }
     assert context.notes == {"judge": "m", "judge_calls": 6 * NUM, "judge_calls_failed": 0}
     assert context.said == []
@@ -153,6 +156,25 @@ def test_a_judge_who_always_takes_the_first_says_nothing(tmp_path, serve):
     assert win.value == 0.5
     assert figures["endpoint/ppo_over_sft/flips", "ppo"].value == 1
     assert ("endpoint/ppo_over_sft/longer_wins", "ppo") not in figures
+
+
+def test_the_win_rate_at_equal_length_is_that_of_these_wins_and_lengths(tmp_path, serve):
+    _, _, figures = endpoint(tmp_path, serve, longer)
+    controlled = figures["endpoint/length_controlled/ppo_over_sft", "ppo"]
+    # Of three pairs ours is 3 characters longer in two, which it wins, and 4 shorter in one, which it loses.
+    wins, lengths = [0.0, 1.0, 1.0] * (NUM // 3), [-4.0, 3.0, 3.0] * (NUM // 3)
+    expected = length_controlled_win_rate(wins, lengths, np.ones((1, NUM)))[0]
+    assert controlled.value == pytest.approx(expected)
+    assert controlled.n == NUM
+
+
+def test_strengths_are_the_log_odds_over_all_models(tmp_path, serve):
+    _, _, figures = endpoint(tmp_path, serve, longer)
+    strengths = {stage: figures["endpoint/strength", stage] for stage in ("base", "sft", "ppo")}
+    # Two to one over either of two equals.
+    assert strengths["ppo"].value == pytest.approx(2 / 3 * math.log(2))
+    assert strengths["sft"].value == pytest.approx(strengths["base"].value) == pytest.approx(-math.log(2) / 3)
+    assert strengths["ppo"].low > 0
 
 
 def test_failed_calls_are_counted_and_never_scored(tmp_path, serve):
@@ -284,7 +306,16 @@ def test_the_reward_model_judges_without_the_space_of_a_continued_line(tmp_path,
     win = figures["reward_model/ppo_over_sft", "ppo"]
     assert (win.value, win.n) == (1.0, 2 * NUM // 3)
     assert not [name for name, _ in figures if name.endswith(("flips", "failed_calls"))]
+    assert figures["reward_model/length_controlled/ppo_over_sft", "ppo"].n == 2 * NUM // 3
+    assert figures["reward_model/strength", "ppo"].n == 2 * NUM // 3
     assert all(row.prompt and row.completion and row.cluster for row in rows)
+
+
+def test_it_judges_unnamed_where_there_is_a_reward_model_and_no_gold(tmp_path):
+    for gold, reward in ((False, False), (False, True), (True, False), (True, True)):
+        context = make_context(tmp_path, gold=gold, reward=reward)
+        context.items = context.headline
+        assert judge.by_default(context) == (reward and not gold)
 
 
 def test_one_model_alone_is_not_judged(tmp_path):

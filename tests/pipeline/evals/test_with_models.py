@@ -1,5 +1,6 @@
 """Evaluations that need models, on tiny ones without a closed world, as on real data."""
 
+import hashlib
 import json
 import math
 import shlex
@@ -127,6 +128,22 @@ def test_without_a_world_form_drift_and_loss_are_measured(chain):
     for stage in ("sft", "ppo"):
         assert figures["length", stage]["n"] == 7
     assert figures["length", "sft"]["value"] == figures["length", "ppo"]["value"]
+
+
+def test_without_gold_the_reward_model_judges_unnamed(chain, tmp_path, monkeypatch):
+    def score(folder, items, completions, context, *, ended=None):
+        return [float(len(text)) for text in completions]
+
+    monkeypatch.setattr("pipeline.reward_scores.score_with", score)
+    stages = chain / "stages"
+    models = [stages / name for name in ("pretrain", "sft", "ppo")]
+    inputs = {"corpus": stages / "corpus", "models": models, "reward": tmp_path}
+    run = StageRun("evaluate", chain, seed=3, inputs=inputs)
+    evaluate.run(evaluate.Config(max_new_tokens=9), run)
+    names = {figure["name"] for figure in json.loads((run.dir / "figures.json").read_text())["figures"]}
+    assert {"judge/reward_model/ppo_over_sft", "judge/reward_model/strength"} <= names
+    assert "pipeline.evals.judge" in evaluate.loaded(evaluate.Config())
+    assert "pipeline.evals.judge" not in evaluate.loaded(evaluate.Config(suite=("form",)))
 
 
 def test_kl_of_two_models_is_the_log_ratio_of_the_answers(chain, tiny_llama, tokenizer):
@@ -352,6 +369,59 @@ def test_what_is_kept_of_several_seeds_is_one_report(chain, tmp_path, capsys):
     kept = json.loads((tmp_path / "kept" / "report.json").read_text())
     assert kept["figures"] == found["figures"]
     assert {figure["seed"] for figure in kept["figures"]} == {3, 4}
+
+
+# --- a reward model on pairs of a file
+
+
+PAIRS = [{"prompt": "Who?", "chosen": "a" * (3 + n % 2), "rejected": "b" * (2 + n % 3)} for n in range(30)]
+
+
+@pytest.fixture
+def pairs(chain, tmp_path, monkeypatch):
+    """A file of pairs, and a reward stage that likes length, with its own accuracy on shuffled labels."""
+    monkeypatch.setattr(
+        "pipeline.reward_scores.score_with",
+        lambda folder, items, texts, *_, **__: [float(len(t)) for t in texts],
+    )
+    finished(chain)
+    (chain / "stages" / "better").mkdir()
+    record = {"stage": "reward", "notes": {"shuffled_labels_accuracy": 0.51}}
+    write_json(chain / "stages" / "better" / "stage.json", record)
+    run = json.loads((chain / "run.json").read_text())
+    write_json(chain / "run.json", run | {"stages": [*run["stages"], {"name": "better"}]})
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
+    return path
+
+
+def test_a_reward_model_is_measured_on_any_file_of_pairs(chain, pairs, capsys):
+    options = {"suite": ["reward_accuracy"], "runs_dir": chain.parent}
+    found = evaluate_sources(["tiny/better"], changes=[f"reward_accuracy.path={pairs}"], **options)
+    (figure,) = found["figures"]
+    wins = [
+        (len(p["chosen"]) > len(p["rejected"])) + 0.5 * (len(p["chosen"]) == len(p["rejected"]))
+        for p in PAIRS
+    ]
+    assert (figure["name"], figure["n"]) == ("reward/accuracy", 30)
+    assert figure["value"] == pytest.approx(sum(wins) / 30)
+    assert set(figure["nulls"]) == {"chance", "longer"}  # nothing that was measured on other pairs
+    digest = hashlib.sha256(pairs.read_bytes()).hexdigest()[:16]
+    assert found["notes"]["reward_accuracy"] == {"file": "pairs.jsonl", "sha256": [digest], "read": 30}
+
+
+def test_pairs_of_a_file_that_nobody_can_judge_are_refused(chain, pairs):
+    shutil.rmtree(chain / "stages" / "better")
+    with pytest.raises(InputError, match=r"no reward model to judge the pairs of .*pairs\.jsonl"):
+        evaluate_sources(
+            ["tiny"], suite=["reward"], runs_dir=chain.parent, changes=[f"reward_accuracy.path={pairs}"]
+        )
+
+
+def test_the_file_of_pairs_is_among_those_that_the_stage_reads(pairs):
+    config = evaluate.config_class({})(reward_accuracy={"path": str(pairs)})
+    assert evaluate.files(config, None) == [pairs]
+    assert evaluate.files(evaluate.config_class({})(), None) == []
 
 
 def test_answers_longer_than_the_context_are_refused(chain, cache):
