@@ -54,6 +54,8 @@ class Measured:
     other statistic. `better` is +1 where more is better, -1 where less is, 0 where neither. `headline` figures
     form the family that is corrected for being several.
 
+    A ratio is compared by its linearised parts. A stage in which no item has a weight has none.
+
     A statistic is computed by `statistic` from a stage's scored items, without those that are nan; it gives nan
     where it is not defined, and such a stage has no figure. Its interval is a cluster bootstrap, or a jackknife
     where drawing an item twice would change the statistic by itself. `resampled`, beside or instead of it, is
@@ -160,20 +162,13 @@ def with_outcome(*outcomes: str) -> Callable[[Record], float]:
     return lambda record: record.score if record.score != record.score else float(record.outcome in outcomes)
 
 
-def sums_of_samples(
-    rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
-) -> tuple[Float[np.ndarray, " samples"], Float[np.ndarray, " samples"]]:
-    """Sums of the scores and of the weights in many samples, for statistics that are functions of both."""
-    return counts @ _scores(rows), counts @ [row.weight for row in rows]
-
-
 def ratio_of_samples(
     rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
 ) -> Float[np.ndarray, " samples"]:
     """The sum of scores over the sum of weights in many samples; nan where the weights are 0."""
     import numpy as np
 
-    scores, weights = sums_of_samples(rows, counts)
+    scores, weights = counts @ _scores(rows), counts @ [row.weight for row in rows]
     return np.divide(scores, weights, out=np.full(len(counts), np.nan), where=weights > 0)
 
 
@@ -215,10 +210,10 @@ def figures_of(measured: Measured, *, seed: int, command: str) -> list[Figure]:
     for stage, rows in measured.scores.items():
         if measured.kind == "statistic":
             found = _statistic_interval(measured, rows, key=key("bootstrap", seed, measured.name, stage))
-            if found.value != found.value:
-                continue
         else:
             found = interval_of(measured.kind, rows)
+        if found.value != found.value and measured.kind in ("statistic", "ratio"):
+            continue
         low, high = _bounded(found, measured.bounds, measured, [rows])
         nulls = dict(measured.nulls.get(stage, {}))
         figures.append(
@@ -252,14 +247,16 @@ def comparison_of(measured: Measured, before: str, after: str, *, seed: int) -> 
     draws = key("bootstrap", seed, measured.name, before, after)
     if measured.kind == "statistic":
         found = _statistic_difference(measured, pairs, key=draws)
-        if found.value != found.value:
-            return None
     else:
         pairs = [(old, new) for old, new in pairs if old.score == old.score and new.score == new.score]
-        sides = zip(*pairs, strict=True) if pairs else ((), ())
-        part = _parts_of_ratio if measured.kind == "ratio" else _scores
-        old, new = (part(side) for side in sides)
-        found = statistics.paired_difference(old, new, [row.cluster for row, _ in pairs], key=draws)
+        old, new = ([pair[side] for pair in pairs] for side in (0, 1))
+        clusters = [row.cluster for row, _ in pairs]
+        if measured.kind == "ratio":
+            found = statistics.ratio_difference(_top_and_bottom(old), _top_and_bottom(new), clusters)
+        else:
+            found = statistics.paired_difference(_scores(old), _scores(new), clusters, key=draws)
+    if found.value != found.value and measured.kind in ("statistic", "ratio"):
+        return None
     widest = _widest(measured, pairs)
     low, high = _bounded(found, (-widest, widest), measured, list(zip(*pairs, strict=True)))
     return Comparison(
@@ -301,13 +298,19 @@ def _bounded(
 
 def _widest(measured: Measured, pairs: Sequence[tuple[Scored, Scored]]) -> float:
     """By how much an item may change a figure: without bounds a mean by as much as items were seen to differ."""
+    from pipeline import statistics
+
     if measured.kind == "rate":
         return 1.0
     widest = measured.bounds[1] - measured.bounds[0]
     if measured.kind == "statistic" or widest < math.inf or not pairs:
         return widest
-    part = _parts_of_ratio if measured.kind == "ratio" else _scores
-    seen = [value for side in zip(*pairs, strict=True) for value in part(side)]
+    sides = zip(*pairs, strict=True)
+    if measured.kind == "ratio":
+        parts = [statistics.parts_of_ratio(*_top_and_bottom(side)) for side in sides]
+    else:
+        parts = [_scores(side) for side in sides]
+    seen = [value for part in parts for value in part]
     return (max(seen) - min(seen)) or math.inf
 
 
@@ -317,16 +320,9 @@ def _scores(rows: Sequence[Scored]) -> Float[np.ndarray, " items"]:
     return np.array([row.score for row in rows], dtype=float)
 
 
-def _parts_of_ratio(rows: Sequence[Scored]) -> Float[np.ndarray, " items"]:
-    """What each item adds to the sum of scores over the sum of weights, linearised: the parts' mean is the ratio.
-
-    The weights may differ between two sides of a comparison (models that cut a text into other tokens).
-    """
-    import numpy as np
-
-    scores, weights = _scores(rows), np.array([row.weight for row in rows], dtype=float)
-    ratio = scores.sum() / weights.sum()
-    return ratio + (scores - ratio * weights) / weights.mean()
+def _top_and_bottom(rows: Sequence[Scored]) -> tuple[Sequence[float], Sequence[float]]:
+    """Scores and weights; these may differ between two sides (models that cut a text into other tokens)."""
+    return [row.score for row in rows], [row.weight for row in rows]
 
 
 def _statistic_interval(measured: Measured, rows: Sequence[Scored], *, key: int) -> Interval:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
 
 from data.rows import Item, user
@@ -120,6 +121,27 @@ def test_the_change_of_a_ratio_counts_the_attempts_of_either_side():
     row = next(row for row in rows if row.name == "abstention/f")
     expected = 2 * 20 / (40 + 20) - 2 * 20 / (40 + 40)
     assert comparison_of(row, "base", "ppo", seed=1).value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["hallucinated_of_attempted", "f"])
+def test_the_change_of_a_ratio_has_the_test_of_its_linearised_parts(name):
+    generator = np.random.default_rng(3)
+    letters = {stage: "".join(generator.choice(list("rwa"), 60)) for stage in ("base", "ppo")}
+    _, rows, figures = of_facts("abstention", **letters)
+    row = next(row for row in rows if row.name == f"abstention/{name}")
+    sides = []
+    for stage, words in letters.items():
+        tried = np.array([word != "a" for word in words], dtype=float)
+        right = np.array([word == "r" for word in words], dtype=float)
+        tops, bottoms = (2 * right, tried + 1) if name == "f" else (tried - right, tried)
+        value = tops.sum() / bottoms.sum()
+        assert figures[row.name, stage].value == pytest.approx(value)
+        sides.append(value + (tops - value * bottoms) / bottoms.mean())
+    by_cluster = (sides[1] - sides[0]).reshape(30, 2).sum(axis=1)
+    p_value = scipy_stats.ttest_1samp(by_cluster, 0).pvalue
+    change = comparison_of(row, "base", "ppo", seed=1)
+    assert change.value == pytest.approx(by_cluster.sum() / 60)
+    assert change.p_value == pytest.approx(p_value)
 
 
 def test_targets_are_settings_below_1():

@@ -89,8 +89,16 @@ def expected_mean(scores, clusters, weights=None):
     return ratio, low, high, len(scores), num
 
 
+def parts(scores, clusters, weights=None):
+    """What each item adds to a mean, or to a ratio, linearised."""
+    if weights is None:
+        return scores
+    ratio, mean_weight = math.fsum(scores) / math.fsum(weights), math.fsum(weights) / len(weights)
+    return [ratio + (s - ratio * w) / mean_weight for s, w in zip(scores, weights, strict=True)]
+
+
 def rows_of(figure, records):
-    """The (kind, scores, clusters) that a figure stands for, from its name alone."""
+    """The (kind, scores, clusters), for a ratio also the weights, of a figure, from its name alone."""
     name, stage = figure["name"].split("/"), figure["stage"]
 
     def pick(evaluation, measure=None, group=None):
@@ -116,6 +124,14 @@ def rows_of(figure, records):
         target, rows = float(name[2]), pick("facts")
         points = {"right": 1.0, "wrong": -target / (1 - target), "fabricated": -target / (1 - target)}
         return "mean", [points.get(r.outcome, 0.0) for r in rows], [r.cluster for r in rows]
+    if name[0] == "abstention":
+        rows = pick("facts")
+        tried = [float(r.outcome in ("right", "wrong", "fabricated")) for r in rows]
+        right = [float(r.outcome == "right") for r in rows]
+        tops = (
+            [2 * r for r in right] if name[1] == "f" else [t - r for t, r in zip(tried, right, strict=True)]
+        )
+        return "ratio", tops, [r.cluster for r in rows], [t + (name[1] == "f") for t in tried]
     if name == ["calibration", "brier"]:
         rows = pick("calibration")
         return "mean", [(r.weight - r.score) ** 2 for r in rows], [r.cluster for r in rows]
@@ -160,8 +176,7 @@ def is_statistic(figure):
     """Whether a figure is no mean; test_closed_world.py and test_knowledge.py compute those again."""
     name = figure["name"].split("/")
     return (
-        name[:2] in (["abstention", "hallucinated_of_attempted"], ["abstention", "f"])
-        or (name[0] == "calibration" and name[1] != "brier")
+        (name[0] == "calibration" and name[1] != "brier")
         or (name[0] == "diversity" and name[1] != "identical")
         or name[0] in ("knowledge", "representation")
         or name[:2] in (["win_rate", "length_controlled"], ["win_rate", "strength"])
@@ -189,8 +204,8 @@ def test_every_figure_of_the_report_follows_from_the_records(report, records):
     for figure in report["figures"]:
         if "_minus_" in figure["name"] or is_statistic(figure):
             continue
-        kind, scores, clusters = rows_of(figure, records)
-        expected = expected_rate(scores, clusters) if kind == "rate" else expected_mean(scores, clusters)
+        kind, *rows = rows_of(figure, records)
+        expected = expected_rate(*rows) if kind == "rate" else expected_mean(*rows)
         found = [figure[part] for part in ("value", "low", "high", "n", "clusters")]
         assert found == pytest.approx(list(expected), abs=1e-9), figure["name"]
         checked += 1
@@ -208,7 +223,7 @@ def test_every_change_is_the_difference_of_its_two_figures_and_its_interval_hold
         name, _, pair = figure["name"].rpartition("/")
         after, _, before = pair.partition("_minus_")
         sides = [rows_of({"name": name, "stage": stage}, records)[1:] for stage in (before, after)]
-        differences = [b - a for a, b in zip(sides[0][0], sides[1][0], strict=True)]
+        differences = [b - a for a, b in zip(parts(*sides[0]), parts(*sides[1]), strict=True)]
         mean = sum(differences) / len(differences)
         assert figure["value"] == pytest.approx(mean, abs=1e-9), figure["name"]
         error, num = clustered_error([d - mean for d in differences], sides[0][1])
