@@ -54,7 +54,9 @@ class Measured:
     other statistic. `better` is +1 where more is better, -1 where less is, 0 where neither. `headline` figures
     form the family that is corrected for being several.
 
-    A ratio is compared by its linearised parts. A stage in which no item has a weight has none.
+    A ratio is compared by its linearised parts; where an item's weights differ between the sides, as attempts do,
+    with Student's interval, as a bootstrap of few clusters is too narrow there. A stage in which no item has a
+    weight has none.
 
     A statistic is computed by `statistic` from a stage's scored items, without those that are nan; it gives nan
     where it is not defined, and such a stage has no figure. Its interval is a cluster bootstrap, or a jackknife
@@ -172,6 +174,19 @@ def ratio_of_samples(
     return np.divide(scores, weights, out=np.full(len(counts), np.nan), where=weights > 0)
 
 
+def two_means_of_samples(
+    rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
+) -> Float[np.ndarray, " samples"]:
+    """By how much the mean score of items of weight 1 exceeds that of items of weight 0; nan without either."""
+    import numpy as np
+
+    scores, ones = _scores(rows), np.array([row.weight for row in rows])
+    tops = counts @ np.stack([scores * ones, scores * (1 - ones)], axis=1)
+    bottoms = counts @ np.stack([ones, 1 - ones], axis=1)
+    means = np.divide(tops, bottoms, out=np.full(tops.shape, np.nan), where=bottoms > 0)
+    return means[:, 0] - means[:, 1]
+
+
 def mean_of_samples(
     rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
 ) -> Float[np.ndarray, " samples"]:
@@ -251,10 +266,11 @@ def comparison_of(measured: Measured, before: str, after: str, *, seed: int) -> 
         pairs = [(old, new) for old, new in pairs if old.score == old.score and new.score == new.score]
         old, new = ([pair[side] for pair in pairs] for side in (0, 1))
         clusters = [row.cluster for row, _ in pairs]
-        if measured.kind == "ratio":
+        part = _parts_of_ratio if measured.kind == "ratio" else _scores
+        if part is _parts_of_ratio and any(a.weight != b.weight for a, b in pairs):
             found = statistics.ratio_difference(_top_and_bottom(old), _top_and_bottom(new), clusters)
         else:
-            found = statistics.paired_difference(_scores(old), _scores(new), clusters, key=draws)
+            found = statistics.paired_difference(part(old), part(new), clusters, key=draws)
     if found.value != found.value and measured.kind in ("statistic", "ratio"):
         return None
     widest = _widest(measured, pairs)
@@ -298,19 +314,13 @@ def _bounded(
 
 def _widest(measured: Measured, pairs: Sequence[tuple[Scored, Scored]]) -> float:
     """By how much an item may change a figure: without bounds a mean by as much as items were seen to differ."""
-    from pipeline import statistics
-
     if measured.kind == "rate":
         return 1.0
     widest = measured.bounds[1] - measured.bounds[0]
     if measured.kind == "statistic" or widest < math.inf or not pairs:
         return widest
-    sides = zip(*pairs, strict=True)
-    if measured.kind == "ratio":
-        parts = [statistics.parts_of_ratio(*_top_and_bottom(side)) for side in sides]
-    else:
-        parts = [_scores(side) for side in sides]
-    seen = [value for part in parts for value in part]
+    part = _parts_of_ratio if measured.kind == "ratio" else _scores
+    seen = [value for side in zip(*pairs, strict=True) for value in part(side)]
     return (max(seen) - min(seen)) or math.inf
 
 
@@ -323,6 +333,13 @@ def _scores(rows: Sequence[Scored]) -> Float[np.ndarray, " items"]:
 def _top_and_bottom(rows: Sequence[Scored]) -> tuple[Sequence[float], Sequence[float]]:
     """Scores and weights; these may differ between two sides (models that cut a text into other tokens)."""
     return [row.score for row in rows], [row.weight for row in rows]
+
+
+def _parts_of_ratio(rows: Sequence[Scored]) -> Float[np.ndarray, " items"]:
+    """What each item adds to the ratio."""
+    from pipeline.statistics import parts_of_ratio
+
+    return parts_of_ratio(*_top_and_bottom(rows))
 
 
 def _statistic_interval(measured: Measured, rows: Sequence[Scored], *, key: int) -> Interval:

@@ -1,6 +1,7 @@
 """Verdicts, comparisons and figures from scored items."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -102,6 +103,17 @@ def test_the_test_of_a_ratio_keeps_its_level_with_thirty_clusters_of_any_size(ra
         covered += found.low <= 0 <= found.high
     assert 0.02 <= rejected / 500 <= 0.08
     assert covered == 500 - rejected
+
+
+def test_ratios_of_the_same_weights_are_compared_as_other_means_are():
+    rng = np.random.default_rng(2)
+    sides = [[Scored(str(n), str(n), float(rng.exponential()), 1 + n % 5) for n in range(40)] for _ in "ab"]
+    measured = Measured("loss", "nats per byte", "ratio", dict(zip("ab", sides, strict=True)))
+    found = comparison_of(measured, "a", "b", seed=0)
+    assert found.high + found.low != pytest.approx(2 * found.value, abs=1e-9)  # a bootstrap's interval
+    attempts = {"a": sides[0], "b": [row._replace(weight=row.weight % 3) for row in sides[1]]}
+    found = comparison_of(replace(measured, scores=attempts), "a", "b", seed=0)
+    assert found.high + found.low == pytest.approx(2 * found.value, abs=1e-9)
 
 
 def test_a_stage_without_weights_has_no_ratio():

@@ -10,6 +10,7 @@ from scipy import stats
 
 from data.errors import InputError
 from data.world import Settings
+from data.world.tasks import facts
 from pipeline.answers import read_answers
 from pipeline.recipe import Cost, CostContext
 from pipeline.records import read_records
@@ -89,6 +90,15 @@ def expected_mean(scores, clusters, weights=None):
     return ratio, low, high, len(scores), num
 
 
+def unseen(record):
+    """Whether a question's wording is one that the training text has not."""
+    return any(
+        record.prompt == words.format(n=record.cluster)
+        for texts in facts.HELD_OUT.values()
+        for words in texts
+    )
+
+
 def parts(scores, clusters, weights=None):
     """What each item adds to a mean, or to a ratio, linearised."""
     if weights is None:
@@ -148,7 +158,10 @@ def rows_of(figure, records):
         return outcomes(pick("grounding", group="/".join(name[2:]) or None), *GROUNDING[name[1]])
     if name[0] == "facts":
         words = ("wrong", "fabricated") if name[2] == "hallucinated" else (name[2],)
-        return outcomes(pick("facts", group=name[1]), *words)
+        rows = pick("facts", group=name[1])
+        if name[3:]:
+            rows = [r for r in rows if unseen(r) == (name[3] == "unseen_wording")]
+        return outcomes(rows, *words)
     if name[0] == "task":
         return outcomes(pick("tasks", group=name[1]), "right")
     if name[0] == "refusal":
@@ -179,6 +192,7 @@ def is_statistic(figure):
         (name[0] == "calibration" and name[1] != "brier")
         or (name[0] == "diversity" and name[1] != "identical")
         or name[0] in ("knowledge", "representation")
+        or name[-1] == "wording_gap"
         or name[:2] in (["win_rate", "length_controlled"], ["win_rate", "strength"])
     )
 
@@ -230,6 +244,22 @@ def test_every_change_is_the_difference_of_its_two_figures_and_its_interval_hold
         if error and num >= 30:
             width = (figure["high"] - figure["low"]) / (2 * stats.t.ppf(0.975, num - 1) * error)
             assert 0.8 < width < 1.25, figure["name"]
+
+
+def test_the_gap_of_a_wording_that_was_never_read_follows_from_the_records(report, records):
+    for stage, tier in (("base", "often"), ("sft", "some"), ("ppo", "never")):
+        rows = [r for r in records if (r.stage, r.evaluation, r.group) == (stage, "facts", tier)]
+        kinds = [[r.outcome == "right" for r in rows if unseen(r) == kind] for kind in (True, False)]
+        means = [sum(kind) / len(kind) for kind in kinds]
+        assert min(map(len, kinds)) >= 10
+        sides = [
+            value(report, f"facts/{tier}/right/{name}_wording", stage)["value"] for name in ("unseen", "seen")
+        ]
+        gap = value(report, f"facts/{tier}/right/wording_gap", stage)
+        assert sides == pytest.approx(means)
+        assert gap["value"] == pytest.approx(means[0] - means[1])
+        assert gap["low"] < 0 < gap["high"]  # the answers were drawn alike
+        assert gap["nulls"] == {"no_difference": 0.0}
 
 
 # --- what the stage says of models whose chances are known
