@@ -1,4 +1,4 @@
-"""To answer or to abstain: attempts, hallucinations among them, SimpleQA's F, confidence-target scores.
+"""To answer or to abstain: attempts and hallucinations among them, by exposure, too; F, confidence-target scores.
 
 Only right, wrong and fabricated answers are attempts; a malformed one says nothing, so that it scores 0 as an
 honest abstention does (its share is `facts/<tier>/malformed`). Formulas in `pipeline.calibration`.
@@ -62,7 +62,23 @@ def figures(records: Records, context: Context) -> list[Measured]:
         _ratio("hallucinated_of_attempted", -1, hallucinated, None, 1 - guess, 1.0),
         _ratio("f", 1, twice, 0.0, guess, 2.0),  # where few are attempted, a right one counts twice
     ]
-    return rows + [_target_score(target, right, guess) for target in context.options["abstention"].targets]
+    rows += [_target_score(target, right, guess) for target in context.options["abstention"].targets]
+    return rows + _by_tier(records, context)
+
+
+def _by_tier(records: Records, context: Context) -> list[Measured]:
+    """Attempts, and hallucinations among them, of each tier where there are several."""
+    tiers = dict.fromkeys(row.group for of_stage in records.values() for row in of_stage)
+    found = []
+    for tier in tiers if len(tiers) > 1 else ():
+        kept = {stage: [row for row in rows if row.group == tier] for stage, rows in records.items()}
+        guess = _right_by_guessing([item for item in context.of_task("facts") if item.group == tier])
+        hallucinated = _of_attempts(kept, HALLUCINATED)
+        found += [
+            _rate(f"attempted/{tier}", 0, _outcome(kept, *ATTEMPTED), 0.0, 1.0),
+            _ratio(f"hallucinated_of_attempted/{tier}", -1, hallucinated, None, 1 - guess, 1.0),
+        ]
+    return found
 
 
 Scores = dict[str, "list[Scored]"]

@@ -88,6 +88,10 @@ def test_abstention_by_hand():
         "score/0.9": (3 - 2 * 9) / 10,
         "recall": 3 / 5,  # a f r a a
         "over_abstention": 1 / 5,  # r w a r m
+        "attempted/often": 3 / 5,
+        "attempted/never": 2 / 5,
+        "hallucinated_of_attempted/often": 1 / 3,
+        "hallucinated_of_attempted/never": 1 / 2,
     }
     assert {name: figure.value for name, figure in found.items()} == pytest.approx(expected)
     assert found["f"].n == found["attempted"].n == 10
@@ -107,7 +111,8 @@ def test_one_who_always_abstains_and_one_who_always_guesses_have_their_nulls():
         checked += 1
     # Of attempted answers nothing can be said where there are none.
     assert ("abstention/hallucinated_of_attempted", "abstains") not in figures
-    assert checked == 2 * 10 - 1
+    assert ("abstention/hallucinated_of_attempted/never", "abstains") not in figures
+    assert checked == 2 * 14 - 3
     assert (
         figures["abstention/f", "abstains"].value == figures["abstention/hallucinated", "abstains"].value == 0
     )

@@ -83,6 +83,11 @@ def expected_mean(scores, clusters, weights=None):
     mean_weight = math.fsum(weights) / len(weights)
     residuals = [(s - ratio * w) / mean_weight for s, w in zip(scores, weights, strict=True)]
     error, num = clustered_error(residuals, clusters)
+    if error < 1e-12:  # of so many clusters as many others, within 0 and 1, as Wilson's bound on none allows
+        telling = len({cluster for cluster, weight in zip(clusters, weights, strict=True) if weight})
+        q = stats.t.ppf(0.975, telling - 1)
+        share = q * q / (telling + q * q)
+        return ratio, ratio - share * ratio, ratio + share * (1 - ratio), len(scores), num
     skewness, excess = shape(residuals, clusters)
     q = stats.t.ppf(0.975, degrees_of_freedom(excess - skewness**2, num))
     g = skewness / math.sqrt(num)
@@ -127,7 +132,7 @@ def rows_of(figure, records):
         return kind, [r.score for r in rows], [r.cluster for r in rows]
 
     if name[0] == "abstention" and name[1] in ("attempted", "hallucinated", "recall", "over_abstention"):
-        group = {"recall": "never", "over_abstention": "often"}.get(name[1])
+        group = {"recall": "never", "over_abstention": "often"}.get(name[1]) or "/".join(name[2:]) or None
         words = {"attempted": ("right", "wrong", "fabricated"), "hallucinated": ("wrong", "fabricated")}
         return outcomes(pick("facts", group=group), *words.get(name[1], ("abstain",)))
     if name[0] == "abstention" and name[1] == "score":
@@ -135,7 +140,7 @@ def rows_of(figure, records):
         points = {"right": 1.0, "wrong": -target / (1 - target), "fabricated": -target / (1 - target)}
         return "mean", [points.get(r.outcome, 0.0) for r in rows], [r.cluster for r in rows]
     if name[0] == "abstention":
-        rows = pick("facts")
+        rows = pick("facts", group="/".join(name[2:]) or None)
         tried = [float(r.outcome in ("right", "wrong", "fabricated")) for r in rows]
         right = [float(r.outcome == "right") for r in rows]
         tops = (
@@ -220,6 +225,8 @@ def test_every_figure_of_the_report_follows_from_the_records(report, records):
             continue
         kind, *rows = rows_of(figure, records)
         expected = expected_rate(*rows) if kind == "rate" else expected_mean(*rows)
+        if kind == "ratio":  # of shares, whose intervals end at 0 and 1
+            expected = expected[0], max(expected[1], 0), min(expected[2], 1), *expected[3:]
         found = [figure[part] for part in ("value", "low", "high", "n", "clusters")]
         assert found == pytest.approx(list(expected), abs=1e-9), figure["name"]
         checked += 1
