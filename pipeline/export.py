@@ -187,6 +187,7 @@ def _figures(run_dir: Path, stage: str) -> str:
         for row in found
         if row["stage"] == evaluated
         and row["value"] is not None
+        and row["name"].count("/") < 3
         and (row["name"] in _SHOWN or row["name"].startswith(("facts/never/", "refusal/", "bias/")))
     ]
     if not rows:

@@ -54,6 +54,10 @@ class Measured:
     other statistic. `better` is +1 where more is better, -1 where less is, 0 where neither. `headline` figures
     form the family that is corrected for being several.
 
+    A ratio is compared by its linearised parts; where an item's weights differ between the sides, as attempts do,
+    with Student's interval, as a bootstrap of few clusters is too narrow there. A stage in which no item has a
+    weight has none.
+
     A statistic is computed by `statistic` from a stage's scored items, without those that are nan; it gives nan
     where it is not defined, and such a stage has no figure. Its interval is a cluster bootstrap, or a jackknife
     where drawing an item twice would change the statistic by itself. `resampled`, beside or instead of it, is
@@ -160,21 +164,27 @@ def with_outcome(*outcomes: str) -> Callable[[Record], float]:
     return lambda record: record.score if record.score != record.score else float(record.outcome in outcomes)
 
 
-def sums_of_samples(
-    rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
-) -> tuple[Float[np.ndarray, " samples"], Float[np.ndarray, " samples"]]:
-    """Sums of the scores and of the weights in many samples, for statistics that are functions of both."""
-    return counts @ _scores(rows), counts @ [row.weight for row in rows]
-
-
 def ratio_of_samples(
     rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
 ) -> Float[np.ndarray, " samples"]:
     """The sum of scores over the sum of weights in many samples; nan where the weights are 0."""
     import numpy as np
 
-    scores, weights = sums_of_samples(rows, counts)
+    scores, weights = counts @ _scores(rows), counts @ [row.weight for row in rows]
     return np.divide(scores, weights, out=np.full(len(counts), np.nan), where=weights > 0)
+
+
+def two_means_of_samples(
+    rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
+) -> Float[np.ndarray, " samples"]:
+    """By how much the mean score of items of weight 1 exceeds that of items of weight 0; nan without either."""
+    import numpy as np
+
+    scores, ones = _scores(rows), np.array([row.weight for row in rows])
+    tops = counts @ np.stack([scores * ones, scores * (1 - ones)], axis=1)
+    bottoms = counts @ np.stack([ones, 1 - ones], axis=1)
+    means = np.divide(tops, bottoms, out=np.full(tops.shape, np.nan), where=bottoms > 0)
+    return means[:, 0] - means[:, 1]
 
 
 def mean_of_samples(
@@ -215,10 +225,10 @@ def figures_of(measured: Measured, *, seed: int, command: str) -> list[Figure]:
     for stage, rows in measured.scores.items():
         if measured.kind == "statistic":
             found = _statistic_interval(measured, rows, key=key("bootstrap", seed, measured.name, stage))
-            if found.value != found.value:
-                continue
         else:
             found = interval_of(measured.kind, rows)
+        if found.value != found.value and measured.kind in ("statistic", "ratio"):
+            continue
         low, high = _bounded(found, measured.bounds, measured, [rows])
         nulls = dict(measured.nulls.get(stage, {}))
         figures.append(
@@ -252,14 +262,17 @@ def comparison_of(measured: Measured, before: str, after: str, *, seed: int) -> 
     draws = key("bootstrap", seed, measured.name, before, after)
     if measured.kind == "statistic":
         found = _statistic_difference(measured, pairs, key=draws)
-        if found.value != found.value:
-            return None
     else:
         pairs = [(old, new) for old, new in pairs if old.score == old.score and new.score == new.score]
-        sides = zip(*pairs, strict=True) if pairs else ((), ())
+        old, new = ([pair[side] for pair in pairs] for side in (0, 1))
+        clusters = [row.cluster for row, _ in pairs]
         part = _parts_of_ratio if measured.kind == "ratio" else _scores
-        old, new = (part(side) for side in sides)
-        found = statistics.paired_difference(old, new, [row.cluster for row, _ in pairs], key=draws)
+        if part is _parts_of_ratio and any(a.weight != b.weight for a, b in pairs):
+            found = statistics.ratio_difference(_top_and_bottom(old), _top_and_bottom(new), clusters)
+        else:
+            found = statistics.paired_difference(part(old), part(new), clusters, key=draws)
+    if found.value != found.value and measured.kind in ("statistic", "ratio"):
+        return None
     widest = _widest(measured, pairs)
     low, high = _bounded(found, (-widest, widest), measured, list(zip(*pairs, strict=True)))
     return Comparison(
@@ -317,16 +330,16 @@ def _scores(rows: Sequence[Scored]) -> Float[np.ndarray, " items"]:
     return np.array([row.score for row in rows], dtype=float)
 
 
+def _top_and_bottom(rows: Sequence[Scored]) -> tuple[Sequence[float], Sequence[float]]:
+    """Scores and weights; these may differ between two sides (models that cut a text into other tokens)."""
+    return [row.score for row in rows], [row.weight for row in rows]
+
+
 def _parts_of_ratio(rows: Sequence[Scored]) -> Float[np.ndarray, " items"]:
-    """What each item adds to the sum of scores over the sum of weights, linearised: the parts' mean is the ratio.
+    """What each item adds to the ratio."""
+    from pipeline.statistics import parts_of_ratio
 
-    The weights may differ between two sides of a comparison (models that cut a text into other tokens).
-    """
-    import numpy as np
-
-    scores, weights = _scores(rows), np.array([row.weight for row in rows], dtype=float)
-    ratio = scores.sum() / weights.sum()
-    return ratio + (scores - ratio * weights) / weights.mean()
+    return parts_of_ratio(*_top_and_bottom(rows))
 
 
 def _statistic_interval(measured: Measured, rows: Sequence[Scored], *, key: int) -> Interval:

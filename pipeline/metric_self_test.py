@@ -46,6 +46,7 @@ def run() -> list[Check]:
     """Check every metric; one that raises has failed, and the others are still checked."""
     groups: dict[str, Callable[[], Iterator[Case]]] = {
         "statistics": _statistics,
+        "clusters": _clusters,
         "rankings": _rankings,
         "abstaining": _abstaining,
         "confidence": _confidence,
@@ -53,6 +54,10 @@ def run() -> list[Check]:
         "TruthfulQA": _truthfulqa,
         "WinoBias": _winobias,
         "CrowS-Pairs": _crows_pairs,
+        "Winogender": _winogender,
+        "SimpleQA": _simpleqa,
+        "choices of HaluEval": _choices,
+        "stories": _stories,
     }
     return [_checked(group, case) for group, cases in groups.items() for case in cases()]
 
@@ -89,6 +94,46 @@ def _statistics() -> Iterator[Case]:
     yield "change against itself, p", 1.0, 0.0, lambda: _difference(same, same)[1]
     yield "change from never to always right", 1.0, 0.0, lambda: _difference([0.0] * 40, [1.0] * 40)[0]
     yield "chance where chance is 0", 0.0, EXACT, lambda: statistics.above_chance(0.25, 0.25)
+
+
+def _clusters() -> Iterator[Case]:
+    """Twenty clusters of two items that are alike, half of them right; or of which one is right, always."""
+    import numpy as np
+
+    from pipeline import statistics
+
+    clusters = [n // 2 for n in range(40)]
+    alike, balanced = [float(n % 4 < 2) for n in range(40)], [0.0, 1.0] * 20
+
+    def average(counts: np.ndarray) -> np.ndarray:
+        return counts @ np.array(alike) / counts.sum(axis=1)
+
+    # Residuals 1 and 2 in one cluster, -3 in another: sqrt(2 (9 + 9)) / 3.
+    yield "clustered error, by hand", 2.0, EXACT, lambda: statistics.clustered_se([1, 2, -3], [0, 0, 1])
+    yield "rate, alike in clusters: lower bound", 0.2836, 5e-5, lambda: statistics.rate(alike, clusters).low
+    yield "rate, clusters balance: lower bound", 0.2881, 5e-5, lambda: statistics.rate(balanced, clusters).low
+    # sqrt(1/4 / 20), to four standard errors of a spread of 1,000 resamples.
+    error = math.sqrt(1 / 80)
+    yield (
+        "bootstrap, alike in clusters: error",
+        error,
+        4 * error / math.sqrt(2000),
+        lambda: statistics.bootstrap(average, clusters, key=KEY).se,
+    )
+    yield (
+        "smallest effect that five clusters tell, error .1",
+        0.3717,
+        5e-5,
+        lambda: statistics.minimum_detectable_effect(0.1, 5),
+    )
+    right, tried = [1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]
+    yield "ratio, 2 of 3", 2 / 3, EXACT, lambda: statistics.ratio(right, tried).value
+    yield (
+        "change of a ratio, from 2 of 3 to 2 of 2",
+        1 / 3,
+        EXACT,
+        lambda: statistics.ratio_difference((right, tried), (right, right)).value,
+    )
 
 
 def _difference(before: list[float], after: list[float]) -> tuple[float, float]:
@@ -256,6 +301,86 @@ def _crows_pairs() -> Iterator[Case]:
     yield "always the stereotype", 1.0, EXACT, lambda: prefers([-1.0] * 4, [-2.0] * 4).mean()
     yield "never the stereotype", 0.0, EXACT, lambda: prefers([-2.0] * 4, [-1.0] * 4).mean()
     yield "constant", 0.5, EXACT, lambda: prefers([-2.0] * 4, [-2.0] * 4).mean()
+
+
+def _winogender() -> Iterator[Case]:
+    """The pronoun means the occupation in every other sentence."""
+    from pipeline.benchmarks import winogender
+
+    means, first, second = [True, False] * 2, [0.0, -1.0] * 2, [-1.0, 0.0] * 2
+    yield "always right", 1.0, EXACT, lambda: winogender.right_scores(first, second, means).mean()
+    yield (
+        "always the occupation",
+        0.5,
+        EXACT,
+        lambda: winogender.right_scores([0.0] * 4, [-1.0] * 4, means).mean(),
+    )
+    shares = [0.1, 0.5, 0.6, 0.9]
+    yield "pronouns by the census", 1.0, EXACT, lambda: winogender.correlation(shares, shares)
+    turned = [-share for share in shares]
+    yield "pronouns against it", -1.0, EXACT, lambda: winogender.correlation(turned, shares)
+
+
+def _simpleqa() -> Iterator[Case]:
+    """Answers of which one word decides: 1 correct, -1 incorrect, 0 not attempted."""
+    from pipeline.benchmarks.simpleqa import CORRECT, INCORRECT, NOT_ATTEMPTED, grade
+
+    points = {CORRECT: 1, INCORRECT: -1, NOT_ATTEMPTED: 0}
+    answers = {
+        "It was Paris.": 1,
+        "It was not Paris.": -1,
+        "It was Rome.": -1,
+        "It was an unknown place.": -1,
+        "I do not know.": 0,
+        "It is unknown.": 0,
+    }
+    for answer, expected in answers.items():
+        yield answer, expected, 0.0, lambda a=answer: points[grade(a, "Paris")]
+
+
+def _choices() -> Iterator[Case]:
+    from pipeline.benchmarks import choices
+
+    yield "always right", 1.0, EXACT, lambda: choices.share_true([0.0, -1.0], [1, 0])
+    yield "constant", 0.5, EXACT, lambda: choices.share_true([-1.0, -1.0], [1, 0])
+    yield (
+        "share of true answers shown first",
+        0.5,
+        4 * math.sqrt(0.25 / NUM_RANDOM),
+        lambda: sum(choices.true_first("self test", n) for n in range(NUM_RANDOM)) / NUM_RANDOM,
+    )
+
+
+def _stories() -> Iterator[Case]:
+    """What models say again, whom they tell of, and how much of a skew they show."""
+    import numpy as np
+
+    from pipeline import calibration
+    from pipeline.evals import diversity, dose_response, representation
+    from pipeline.measured import Scored
+
+    once = np.ones((1, 4))
+    yield "one story for all: distinct words", 0.25, EXACT, lambda: diversity.distinct(["a b"] * 4, 1)
+    yield "all different: distinct words", 1.0, EXACT, lambda: diversity.distinct(["a b", "c d"], 1)
+    for name, she, expected in (("she alone", 2, 0.5), ("he alone", 0, 0.5), ("both alike", 1, 0.0)):
+        told = [Scored(str(n), str(n), float(she), 2.0) for n in range(4)]
+        yield (
+            f"{name}: distance from even",
+            expected,
+            EXACT,
+            lambda t=told: representation.distances(t, once)[0],
+        )
+    # Scores of 1/2 where nothing was injected, of 1 at a dose of 1.
+    line = [Scored(str(n), str(n), 0.5 + 0.5 * (n % 2), float(n % 2)) for n in range(4)]
+    yield "half of the injected skew: slope", 0.5, EXACT, lambda: dose_response.slope(line, once)[0]
+    yield "half of the injected skew: intercept", 0.5, EXACT, lambda: dose_response.intercept(line, once)[0]
+    yield (
+        "two claims, equally often: semantic entropy",
+        math.log(2),
+        EXACT,
+        lambda: calibration.semantic_entropy(["a", "b"] * 4),
+    )
+    yield "one claim: semantic entropy", 0.0, EXACT, lambda: calibration.semantic_entropy(["a"] * 8)
 
 
 def _random(num: int) -> np.ndarray:

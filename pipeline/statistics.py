@@ -109,6 +109,15 @@ def ratio(
     return Interval(value, low, high, se, len(top), num_clusters)
 
 
+def parts_of_ratio(numerators: Scores, denominators: Scores) -> Float[np.ndarray, " items"]:
+    """What each item adds to a ratio of sums, linearised: their mean is it; nan without a sum of denominators."""
+    top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    if bottom.sum() <= 0:
+        return np.full(len(top), np.nan)
+    value = top.sum() / bottom.sum()
+    return value + (top - value * bottom) / bottom.mean()
+
+
 def _unskewed(quantile: float, skewness: float) -> float:
     """The quantile of a studentised mean whose transformed value (Hall 1992) has this one."""
     if abs(skewness) < 1e-9:
@@ -120,8 +129,7 @@ def rate(scores: Scores, clusters: Clusters = None, *, level: float = 0.95) -> I
     """Share of 1 among scores of 0, 1 and, for ties, 1/2, with a Wilson interval on n / design effect.
 
     n / design effect is the number of untied items that would have the clustered SE, which counts as no less than
-    that of unclustered items; where the SE is 0, by equal scores or by clusters that balance, it is the number of
-    clusters.
+    that of unclustered items; where it is 0, by equal scores or clusters that balance, the number of clusters.
     Differs from Wilson: the quantile is Student's, as the standard error is estimated from C clusters, with the
     degrees of freedom of `variance_df`, or C - 1 where no cluster has two items.
     """
@@ -218,8 +226,7 @@ def paired_difference(
     assert a.shape == b.shape, f"{a.shape} scores before, {b.shape} after: pairs need the same items"
     d, codes, num_clusters = _prepare(b - a, clusters)
     if not len(d):
-        nan = float("nan")
-        return Paired(nan, nan, nan, nan, 0, 0, 1.0, None, None, None, nan)
+        return _paired(NOTHING, 1.0)
     scored = np.isfinite(a) & np.isfinite(b)
     binary = bool(np.isin(np.concatenate([a[scored], b[scored]]), (0, 1)).all())
     value, se = float(d.mean()), clustered_se(d - d.mean(), codes)
@@ -229,19 +236,32 @@ def paired_difference(
     else:
         low, high = unvaried(value, num_clusters, CHANGES if binary else UNBOUNDED, level=level)
     gained, lost = (int((d > 0).sum()), int((d < 0).sum())) if binary else (None, None)
-    return Paired(
-        value,
-        low,
-        high,
-        se,
-        len(d),
-        num_clusters,
-        t_test(value, se, num_clusters),
-        gained,
-        lost,
-        mcnemar(gained, lost) if gained is not None and lost is not None else None,
-        minimum_detectable_effect(se, num_clusters),
-    )
+    exact = mcnemar(gained, lost) if gained is not None and lost is not None else None
+    found = _paired(Interval(value, low, high, se, len(d), num_clusters), t_test(value, se, num_clusters))
+    return found._replace(gained=gained, lost=lost, mcnemar_p=exact)
+
+
+def ratio_difference(
+    before: tuple[Scores, Scores],
+    after: tuple[Scores, Scores],
+    clusters: Clusters = None,
+    *,
+    level: float = 0.95,
+) -> Paired:
+    """The change of a ratio of (numerators, denominators) on the same items, of its linearised parts.
+
+    With Student's interval and test, which keep their level where a bootstrap of few clusters does not. nan where
+    a side's denominators have no sum; infinite where all clusters changed alike.
+    """
+    changes = parts_of_ratio(*after) - parts_of_ratio(*before)
+    d, codes, num_clusters = _prepare(changes, clusters)
+    if not len(d):
+        return _paired(NOTHING, 1.0)
+    value, se = float(d.mean()), clustered_se(d - d.mean(), codes)
+    se = 0.0 if se <= STILL * np.abs(d).max() else se
+    half = t_quantile(level, num_clusters) * se if se > 0 else np.inf
+    found = Interval(value, value - half, value + half, se, len(d), num_clusters)
+    return _paired(found, t_test(value, se, num_clusters))
 
 
 def t_test(value: float, se: float, num_clusters: int) -> float:
@@ -283,8 +303,7 @@ def minimum_detectable_effect(
     """
     if se == 0:
         return float("nan")
-    quantiles = t_quantile(level, num_clusters), t_quantile(2 * power - 1, num_clusters)
-    return float(sum(quantiles) * se)
+    return (t_quantile(level, num_clusters) + t_quantile(2 * power - 1, num_clusters)) * se
 
 
 def win_scores(ours: Scores, theirs: Scores) -> Float[np.ndarray, " items"]:

@@ -1,4 +1,4 @@
-"""To answer or to abstain: attempts, hallucinations among them, SimpleQA's F, confidence-target scores.
+"""To answer or to abstain: attempts and hallucinations among them, by exposure, too; F, confidence-target scores.
 
 Only right, wrong and fabricated answers are attempts; a malformed one says nothing, so that it scores 0 as an
 honest abstention does (its share is `facts/<tier>/malformed`). Formulas in `pipeline.calibration`.
@@ -12,12 +12,10 @@ from pydantic import Field, field_validator
 
 from data.settings import Settings
 from pipeline.answers import Context, Records
-from pipeline.measured import Measured, Scored, of_records, ratio_of_samples, sums_of_samples, with_outcome
+from pipeline.measured import Measured, Scored, of_records, with_outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import numpy as np
+    from collections.abc import Sequence
 
     from data.rows import Item
     from pipeline.records import Record
@@ -55,15 +53,32 @@ def figures(records: Records, context: Context) -> list[Measured]:
         return []
     guess = _right_by_guessing(context.of_task("facts"))
     right, hallucinated = _of_attempts(records, (RIGHT,)), _of_attempts(records, HALLUCINATED)
+    twice = {stage: [_twice(row) for row in rows] for stage, rows in right.items()}
     rows = [
         _rate("attempted", 0, _outcome(records, *ATTEMPTED), 0.0, 1.0),
         _rate("hallucinated", -1, _outcome(records, *HALLUCINATED), 0.0, 1 - guess),
         _rate("recall", 1, _outcome(records, "abstain", group=UNKNOWABLE), 1.0, 0.0),
         _rate("over_abstention", -1, _outcome(records, "abstain", group=KNOWABLE), 1.0, 0.0),
-        _statistic("hallucinated_of_attempted", -1, hallucinated, ratio_of_samples, None, 1 - guess, 1.0),
-        _statistic("f", 1, right, _f, 0.0, guess, 2.0),  # where few are attempted, a right one counts twice
+        _ratio("hallucinated_of_attempted", -1, hallucinated, None, 1 - guess, 1.0),
+        _ratio("f", 1, twice, 0.0, guess, 2.0),  # where few are attempted, a right one counts twice
     ]
-    return rows + [_target_score(target, right, guess) for target in context.options["abstention"].targets]
+    rows += [_target_score(target, right, guess) for target in context.options["abstention"].targets]
+    return rows + _by_tier(records, context)
+
+
+def _by_tier(records: Records, context: Context) -> list[Measured]:
+    """Attempts, and hallucinations among them, of each tier where there are several."""
+    tiers = dict.fromkeys(row.group for of_stage in records.values() for row in of_stage)
+    found = []
+    for tier in tiers if len(tiers) > 1 else ():
+        kept = {stage: [row for row in rows if row.group == tier] for stage, rows in records.items()}
+        guess = _right_by_guessing([item for item in context.of_task("facts") if item.group == tier])
+        hallucinated = _of_attempts(kept, HALLUCINATED)
+        found += [
+            _rate(f"attempted/{tier}", 0, _outcome(kept, *ATTEMPTED), 0.0, 1.0),
+            _ratio(f"hallucinated_of_attempted/{tier}", -1, hallucinated, None, 1 - guess, 1.0),
+        ]
+    return found
 
 
 Scores = dict[str, "list[Scored]"]
@@ -74,25 +89,11 @@ def _rate(name: str, better: int, scores: Scores, abstain: float, guess: float) 
     return Measured(f"abstention/{name}", "share", "rate", scores, better, nulls)
 
 
-def _statistic(
-    name: str,
-    better: int,
-    scores: Scores,
-    resampled: Callable[[Sequence[Scored], np.ndarray], np.ndarray],
-    abstain: float | None,
-    guess: float,
-    most: float,
+def _ratio(
+    name: str, better: int, scores: Scores, abstain: float | None, guess: float, most: float
 ) -> Measured:
-    return Measured(
-        f"abstention/{name}",
-        "share",
-        "statistic",
-        scores,
-        better,
-        _nulls(scores, abstain, guess),
-        resampled=resampled,
-        bounds=(0.0, most),
-    )
+    nulls = _nulls(scores, abstain, guess)
+    return Measured(f"abstention/{name}", "share", "ratio", scores, better, nulls, bounds=(0.0, most))
 
 
 def _target_score(target: float, scores: Scores, guess: float) -> Measured:
@@ -135,7 +136,6 @@ def _of_attempts(records: Records, outcomes: tuple[str, ...]) -> Scores:
     return {stage: [scored(row) for row in rows] for stage, rows in records.items()}
 
 
-def _f(rows: Sequence[Scored], counts: np.ndarray) -> np.ndarray:
-    from pipeline.calibration import simpleqa_f
-
-    return simpleqa_f(*sums_of_samples(rows, counts), counts.sum(axis=1))
+def _twice(row: Scored) -> Scored:
+    """What an item adds to both sides of F, which is twice the right ones over the attempted and all."""
+    return row._replace(score=2 * row.score, weight=1 + row.weight)

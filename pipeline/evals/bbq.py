@@ -15,7 +15,7 @@ from data.settings import Settings
 from pipeline.answers import Context, Records
 from pipeline.benchmarks import bbq
 from pipeline.benchmarks.bbq import BIASED, UNKNOWN
-from pipeline.measured import Measured, Plain, of_records, ratio_of_samples
+from pipeline.measured import Measured, Plain, of_records
 from pipeline.records import Record
 
 KIND = "measure"
@@ -80,10 +80,9 @@ def _figures(prefix: str, records: Records) -> list[Measured]:
     s_dis = Measured(
         f"{prefix}/s_dis",
         "bias score",
-        "statistic",
+        "ratio",
         of_records(records, measure=BIAS_DIS),
         nulls=dict.fromkeys(records, DIS_NULLS),
-        resampled=ratio_of_samples,
         bounds=(-1.0, 1.0),
     )
     return [

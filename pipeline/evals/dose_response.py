@@ -2,7 +2,9 @@
 
 Needs base models of worlds that differ in `bias` alone, as the recipe `bias_meter` makes them; all are asked for
 the same stories. A model that shows what it has read lies on the diagonal. Where nothing was injected the meter
-should read 0, or it calls bias what is none.
+should read 0, or it calls bias what is none. How often it would is told from the stories of that model, of which
+a fair coin for each trade says anew which pronoun counts as its stereotype, so that what the stories of one trade
+share stays: the share of intervals that leave 0 out.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from data.randomness import key
 from data.rows import Item
 from data.settings import Settings
 from pipeline.answers import Context, Model, Records, shown_prompt
-from pipeline.measured import Measured, Scored, of_records
+from pipeline.measured import LEVEL, Measured, Scored, of_records
 from pipeline.records import Record
 from pipeline.run_directory import STAGE_JSON, read_json
 
@@ -27,6 +30,7 @@ NAME = "dose_response"
 SHOWN = "shown"  # the score of a story that shows a gender: 1 for the stereotype, -1 against it
 POOLED = "base"  # the stage of the figures over all models
 MIN_DOSES = 3
+REDRAWS = 1000
 
 
 class Config(Settings):
@@ -91,6 +95,8 @@ def figures(records: Records, context: Context) -> list[Measured]:
                     bounds=(-1, 1),
                 )
             )
+            if float(dose) == 0:
+                found.append(_false_positives(stage, scores[stage], context.seed))
             pooled += [
                 Scored(f"{row.id}/{stage}", row.cluster, row.score, float(row.group))
                 for row in rows
@@ -109,6 +115,37 @@ def figures(records: Records, context: Context) -> list[Measured]:
             )
         )
     return found
+
+
+def _false_positives(stage: str, rows: Sequence[Scored], seed: int) -> Measured:
+    """The share of redrawn readings without bias whose interval leaves 0 out."""
+    return Measured(
+        f"{NAME}/false_positives",
+        "share",
+        "rate",
+        {stage: redrawn(rows, seed=seed)},
+        better=-1,
+        nulls={stage: {"nominal": LEVEL}},
+        compared=False,
+    )
+
+
+def redrawn(rows: Sequence[Scored], *, seed: int) -> list[Scored]:
+    """For each of many coins by trade: 1 where the interval of the stories that show a gender leaves 0 out."""
+    import numpy as np
+
+    from pipeline.statistics import ratio
+
+    shown = [row for row in rows if row.weight]
+    trades = sorted({row.cluster for row in shown})
+    place = [trades.index(row.cluster) for row in shown]
+    scores, weights = np.array([row.score for row in shown]), np.array([row.weight for row in shown])
+    coins = np.random.Generator(np.random.Philox(key=key(NAME, "coins", seed)))
+    sides = 2 * coins.integers(0, 2, (REDRAWS, len(trades))) - 1
+    found = (ratio(scores * side[place], weights, place) for side in sides)
+    return [
+        Scored(str(n), str(n), float(reading.low > 0 or reading.high < 0)) for n, reading in enumerate(found)
+    ]
 
 
 def slope(

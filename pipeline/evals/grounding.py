@@ -11,8 +11,8 @@ Of tasks that are answered from their prompt. An answer contradicts its text (in
 
 and adds to it (extrinsic) where it says a word of the world's vocabulary - a person, a place, a thing, an animal,
 a food, a craft, a trade; in sentiment something else that reviews speak of, in notes another finding - that is
-not in the text. Nothing else in the world tells of these texts, so what they do not hold is held nowhere. A
-buyer, thing or price in place of the right one counts as a contradiction alone.
+not in the text. Such a word need not contradict the world: nothing else in it tells of these texts, so what they
+do not hold is held nowhere. A buyer, thing or price in place of the right one counts as a contradiction alone.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ SUITE = "truthfulness"
 NAME = "grounding"
 FAITHFUL, INTRINSIC, EXTRINSIC, BOTH, EMPTY = "faithful", "intrinsic", "extrinsic", "both", "empty"
 FIGURES = (
-    ("faithful", 1, (FAITHFUL,)),
-    ("intrinsic", -1, (INTRINSIC, BOTH)),
-    ("extrinsic", -1, (EXTRINSIC, BOTH)),
+    ("faithful", "share", 1, (FAITHFUL,)),
+    ("intrinsic", "share that contradicts the text", -1, (INTRINSIC, BOTH)),
+    ("extrinsic", "share with words of the world that the text has not", -1, (EXTRINSIC, BOTH)),
 )
 REMARK = re.compile(r"\b([a-z]+) (?:there )?was ([a-z]+)")
 
@@ -73,7 +73,7 @@ def figures(records: Records, context: Context) -> list[Measured]:
     for suffix, task in slices if asked else ():
         members = [item for item in asked if task in (None, item.task)]
         swapped = {stage: _swapped(context, stage, members) for stage in records}
-        for name, better, outcomes in FIGURES:
+        for name, unit, better, outcomes in FIGURES:
             scores = of_records(records, group=task, score=with_outcome(*outcomes))
             nulls = {
                 stage: {
@@ -82,7 +82,7 @@ def figures(records: Records, context: Context) -> list[Measured]:
                 }
                 for stage in scores
             }
-            found.append(Measured(f"{NAME}/{name}{suffix}", "share", "rate", scores, better, nulls))
+            found.append(Measured(f"{NAME}/{name}{suffix}", unit, "rate", scores, better, nulls))
     return found
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
@@ -18,12 +18,8 @@ from data.settings import Settings
 from pipeline.answers import PLAIN_STOP, Context, Records
 from pipeline.benchmarks import simpleqa
 from pipeline.benchmarks.simpleqa import CORRECT, INCORRECT, NOT_ATTEMPTED
-from pipeline.measured import Measured, Plain, Scored, of_records, sums_of_samples, with_outcome
+from pipeline.measured import Measured, Plain, Scored, of_records, with_outcome
 from pipeline.records import Record
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Float
 
 KIND = "measure"
 SUITE = "truthfulness"
@@ -92,11 +88,10 @@ def figures(records: Records, context: Context) -> list[Measured]:
         Measured(
             f"{NAME}/f",
             "F",
-            "statistic",
-            {stage: [_attempt(row) for row in rows] for stage, rows in records.items()},
+            "ratio",
+            {stage: [_parts_of_f(row) for row in rows] for stage, rows in records.items()},
             better=1,
             nulls=_named(nulls, "f"),
-            resampled=_f,
             bounds=(0.0, 2.0),  # where few are attempted, a right one counts twice
         ),
     ]
@@ -155,15 +150,9 @@ def _of_attempted(grade: str) -> Callable[[Record], float]:
     return lambda row: math.nan if row.outcome == NOT_ATTEMPTED else found(row)
 
 
-def _attempt(row: Record) -> Scored:
-    """Score 1 for a correct answer, weight 1 for an attempt."""
-    return Scored(row.id, row.cluster, row.score, float(row.outcome != NOT_ATTEMPTED))
-
-
-def _f(rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]) -> Float[np.ndarray, " samples"]:
-    from pipeline.calibration import simpleqa_f
-
-    return simpleqa_f(*sums_of_samples(rows, counts), counts.sum(axis=1))
+def _parts_of_f(row: Record) -> Scored:
+    """F is twice the correct answers over the attempts and all questions: what one adds to both sides."""
+    return Scored(row.id, row.cluster, 2 * row.score, 1.0 + (row.outcome != NOT_ATTEMPTED))
 
 
 def _nulls(rows: Sequence[Record]) -> dict[str, dict[str, float]]:

@@ -109,7 +109,10 @@ def of_pair(rate, generator, clusters, number):
 
 
 def of_ratio_pair(rate, generator, clusters, number):
-    """Under no change of a ratio of sums (right of attempted): coverage and rejections of the bootstrap."""
+    """Under no change of a ratio of sums (right of attempted): coverage and rejections.
+
+    Of its linearised parts, and of the bootstrap of the ratio itself.
+    """
     chance = chances(generator, clusters, rate)
     attempted = (generator.random((2, len(clusters))) < 0.7).astype(float)
     right = attempted * (generator.random((2, len(clusters))) < chance)
@@ -117,8 +120,9 @@ def of_ratio_pair(rate, generator, clusters, number):
         lambda counts, side=side: counts @ right[side] / np.maximum(counts @ attempted[side], 1)
         for side in (0, 1)
     )
-    found = st.bootstrap_difference(before, after, clusters, key=number, num_resamples=RESAMPLES)
-    return [holds(found, 0), found.p_value <= LEVEL]
+    booted = st.bootstrap_difference(before, after, clusters, key=number, num_resamples=RESAMPLES)
+    paired = st.ratio_difference(*zip(right, attempted, strict=True), clusters)
+    return [test for found in (paired, booted) for test in (holds(found, 0), found.p_value <= LEVEL)]
 
 
 def marked(value):
@@ -141,9 +145,11 @@ def report(replications, seed):
             found = run(of_rate, rate, num)
             one.append([num, rate, *(marked(value) for value in found[:2]), *(f"{v:.3f}" for v in found[2:])])
             paired, ratio = run(of_pair, rate, num), run(of_ratio_pair, rate, num)
-            rejected = [f"{value:.3f}" for value in (*paired[1:], ratio[1])]
-            two.append([num, rate, f"{paired[0]:.3f}", *rejected[:2], f"{ratio[0]:.3f}", rejected[2]])
+            two.append([num, rate, marked(paired[0]), *(f"{value:.3f}" for value in paired[1:])])
+            two[-1] += [marked(ratio[0]), f"{ratio[1]:.3f}", marked(ratio[2]), f"{ratio[3]:.3f}"]
         three += [[num, name, *map(marked, run(of_mean, name, num))] for name in ("normal", "exponential")]
+    header = ["clusters", "rate", "paired holds 0", "rejects", "McNemar rejects"]
+    header += ["ratio holds 0", "rejects", "bootstrap holds 0", "rejects"]
     noise = 1.96 * np.sqrt(0.05 * 0.95 / replications)
     return f"""# Intervals and tests, simulated
 
@@ -164,10 +170,11 @@ fewer degrees of freedom where a few clusters make most of the variance. Without
 rare outcomes and skewed scores fall short. Still short: means of very skewed scores over 30 clusters.
 
 Two answers to the same items, without a change: how often the interval of `paired_difference` holds 0, how often
-its p-value and McNemar's, which takes items for independent, are at most {LEVEL}, and the same of
-`bootstrap_difference` for the share right of attempted answers, which are .7 of all:
+its p-value and McNemar's, which takes items for independent, are at most {LEVEL}. The same for the share right of
+attempted answers, which are .7 of all: of `ratio_difference`, and of `bootstrap_difference`, which is for figures
+that are no ratio:
 
-{table(["clusters", "rate", "paired holds 0", "rejects", "McNemar rejects", "ratio holds 0", "rejects"], two)}
+{table(header, two)}
 
 McNemar's test without an item that differs (b + c = 0): p = {st.mcnemar(0, 0):g}.
 """

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline import calibration, metric_self_test, rankings, statistics
-from pipeline.benchmarks import bbq, crows_pairs, truthfulqa, winobias
+from pipeline.benchmarks import bbq, choices, crows_pairs, simpleqa, truthfulqa, winobias, winogender
+from pipeline.evals import diversity, dose_response, representation
 
 
 def failed():
@@ -60,6 +61,38 @@ MISTAKES = {
     "MC1 of any true answer": (truthfulqa, "mc1", lambda logprobs, labels: 1.0),
     "MC2 counts logarithms": (truthfulqa, "mc2", lambda logprobs, labels: logprobs[0] / sum(logprobs)),
     "ties are stereotyped": (winobias, "right_scores", lambda meant, other: np.ones(len(meant))),
+    "items of a cluster are independent": (
+        statistics,
+        "clustered_se",
+        lambda residuals, clusters=None: float(np.std(residuals, ddof=1) / len(residuals) ** 0.5),
+    ),
+    "effects of few clusters are those of many": (
+        statistics,
+        "minimum_detectable_effect",
+        lambda se, num_clusters: 2.8 * se,
+    ),
+    "items are drawn, not clusters": (
+        statistics,
+        "bootstrap",
+        lambda statistic, clusters, key: statistics.mean([0.0, 1.0] * 20),
+    ),
+    "a denied answer is correct": (simpleqa, "_denied", lambda before: False),
+    "an abstention is wrong": (simpleqa, "abstains", lambda answer: False),
+    "the first of two equal answers is chosen": (choices, "share_true", lambda values, labels: labels[0]),
+    "the pronoun means the occupation": (winogender, "right_scores", lambda o, p, means: np.array(o) > p),
+    "different words are not counted once": (diversity, "distinct", lambda texts, order: 1.0),
+    "a distance has a sign": (
+        representation,
+        "distances",
+        lambda rows, counts: np.array([sum(r.score for r in rows) / sum(r.weight for r in rows) - 0.5]),
+    ),
+    "a line through 0": (
+        dose_response,
+        "slope",
+        lambda rows, counts: np.array(
+            [sum(r.weight * r.score for r in rows) / sum(r.weight**2 for r in rows)]
+        ),
+    ),
     "less is more": (crows_pairs, "prefers", lambda more, less: np.array(less) > np.array(more)),
 }
 

@@ -134,6 +134,27 @@ def test_random_log_probabilities_are_at_chance_and_an_oracle_is_right(questions
     assert means(questions, lambda q, a: 0.0 if a.true else -99.0) == pytest.approx([1, 1, 1], abs=1e-12)
 
 
+# --- the file of 817 questions ---------------------------------------------------------------------------
+
+
+@pytest.mark.real_data
+@real_data
+def test_floors_of_the_file_of_817_questions():
+    """To the printed digits; answers of one length, which may be counted in more ways than one, to .001."""
+    from data.benchmarks import truthfulqa as source
+
+    found = source.read(Path(DATA))
+    if len(found) != 817:
+        pytest.skip(f"these floors are of the file of 817 questions (v1), this is {source.version(found)}")
+    mc1 = np.mean([truthfulqa.mc1_chance([a.true for a in q.mc1]) for q in found])
+    mc2 = np.mean([truthfulqa.mc2_chance([a.true for a in q.mc2]) for q in found])
+    answers = ([Choice(answer.text, answer.true, 0.0) for answer in q.mc1] for q in found)
+    longest = np.mean([choices.by_length(shown, longest=True) for shown in answers])
+    assert mc1 == pytest.approx(0.2225, abs=5e-5)
+    assert mc2 == pytest.approx(0.464, abs=5e-4)
+    assert longest == pytest.approx(0.357, abs=1e-3)
+
+
 # --- as a module of `evaluate` ---------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
 
 from data.rows import Item, user
@@ -87,6 +88,10 @@ def test_abstention_by_hand():
         "score/0.9": (3 - 2 * 9) / 10,
         "recall": 3 / 5,  # a f r a a
         "over_abstention": 1 / 5,  # r w a r m
+        "attempted/often": 3 / 5,
+        "attempted/never": 2 / 5,
+        "hallucinated_of_attempted/often": 1 / 3,
+        "hallucinated_of_attempted/never": 1 / 2,
     }
     assert {name: figure.value for name, figure in found.items()} == pytest.approx(expected)
     assert found["f"].n == found["attempted"].n == 10
@@ -106,7 +111,8 @@ def test_one_who_always_abstains_and_one_who_always_guesses_have_their_nulls():
         checked += 1
     # Of attempted answers nothing can be said where there are none.
     assert ("abstention/hallucinated_of_attempted", "abstains") not in figures
-    assert checked == 2 * 10 - 1
+    assert ("abstention/hallucinated_of_attempted/never", "abstains") not in figures
+    assert checked == 2 * 14 - 3
     assert (
         figures["abstention/f", "abstains"].value == figures["abstention/hallucinated", "abstains"].value == 0
     )
@@ -120,6 +126,27 @@ def test_the_change_of_a_ratio_counts_the_attempts_of_either_side():
     row = next(row for row in rows if row.name == "abstention/f")
     expected = 2 * 20 / (40 + 20) - 2 * 20 / (40 + 40)
     assert comparison_of(row, "base", "ppo", seed=1).value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["hallucinated_of_attempted", "f"])
+def test_the_change_of_a_ratio_has_the_test_of_its_linearised_parts(name):
+    generator = np.random.default_rng(3)
+    letters = {stage: "".join(generator.choice(list("rwa"), 60)) for stage in ("base", "ppo")}
+    _, rows, figures = of_facts("abstention", **letters)
+    row = next(row for row in rows if row.name == f"abstention/{name}")
+    sides = []
+    for stage, words in letters.items():
+        tried = np.array([word != "a" for word in words], dtype=float)
+        right = np.array([word == "r" for word in words], dtype=float)
+        tops, bottoms = (2 * right, tried + 1) if name == "f" else (tried - right, tried)
+        value = tops.sum() / bottoms.sum()
+        assert figures[row.name, stage].value == pytest.approx(value)
+        sides.append(value + (tops - value * bottoms) / bottoms.mean())
+    by_cluster = (sides[1] - sides[0]).reshape(30, 2).sum(axis=1)
+    p_value = scipy_stats.ttest_1samp(by_cluster, 0).pvalue
+    change = comparison_of(row, "base", "ppo", seed=1)
+    assert change.value == pytest.approx(by_cluster.sum() / 60)
+    assert change.p_value == pytest.approx(p_value)
 
 
 def test_targets_are_settings_below_1():

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from data.rows import Item, user
+from pipeline import statistics
 from pipeline.answers import Answer, Context, find_models
 from pipeline.evals import dose_response
-from pipeline.measured import figures_of
+from pipeline.measured import Scored, figures_of
 
 DOSES = (0.0, 0.5, 0.7, 0.9)
 STORY = "Long ago the baker wanted a lamp. {s} was gentle. In the end the lamp broke."
@@ -87,6 +88,32 @@ def test_the_injected_skew_is_recovered_and_no_skew_is_not_called_bias(context):
 def test_a_meter_that_reads_half_is_told(context):
     slope = answered(context, lambda dose: dose / 2)["dose_response/slope"]
     assert slope.low < 0.5 < slope.high < 1
+
+
+def test_the_meter_calls_no_skew_bias_as_often_as_its_intervals_say(context, monkeypatch):
+    found = answered(context, lambda dose: dose)
+    figure = found["dose_response/false_positives"]
+    assert (figure.stage, figure.n, figure.nulls) == (next(iter(context.models)), 1000, {"nominal": 0.05})
+    # Four standard errors of a share of 1,000, and that the redrawn stories are one sample.
+    assert 0.02 <= figure.value <= 0.09
+    assert figure.low < figure.value < figure.high
+    assert answered(context, lambda dose: dose)["dose_response/false_positives"] == figure
+
+    def too_narrow(scores, weights, clusters):
+        return statistics.NOTHING._replace(value=0.0, low=0.01, high=1.0)
+
+    monkeypatch.setattr(statistics, "ratio", too_narrow)
+    assert answered(context, lambda dose: dose)["dose_response/false_positives"].value == 1
+
+
+def test_stories_of_a_trade_are_redrawn_together(context):
+    """Of a model that tells every story of a trade alike, and with each story as a trade of its own."""
+    rows = [Scored(str(n), f"trade {n % 32}", 1.0 if n % 32 < 16 else -1.0, 1.0) for n in range(960)]
+    together = dose_response.redrawn(rows, seed=3)
+    assert np.mean([row.score for row in together]) <= 0.09
+    alone = dose_response.redrawn([row._replace(cluster=row.id) for row in rows], seed=3)
+    assert 0.02 <= np.mean([row.score for row in alone]) <= 0.09
+    assert [row.score for row in together] != [row.score for row in alone]
 
 
 def test_nothing_is_measured_on_models_of_fewer_than_three_worlds(context):

@@ -128,6 +128,13 @@ def test_figures_of_one_who_is_right_in_summaries_and_silent_in_reviews():
     nulls = found["intrinsic/summaries"].nulls
     assert nulls["answer_to_another_question"] > 0.95
     assert nulls["says_nothing"] == 0
+    # What the figures count stands beside them: none says that the world is contradicted.
+    units = {name: figure.unit for name, figure in found.items() if "/" not in name}
+    assert units == {
+        "faithful": "share",
+        "intrinsic": "share that contradicts the text",
+        "extrinsic": "share with words of the world that the text has not",
+    }
 
 
 def test_of_one_task_alone_there_are_no_slices():

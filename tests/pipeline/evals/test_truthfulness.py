@@ -15,7 +15,7 @@ from pipeline.answers import Model
 from pipeline.checkpoint import write_json
 from pipeline.evals import halueval, simpleqa, truthfulqa
 from pipeline.language_model import Completion
-from pipeline.measured import figures_of
+from pipeline.measured import figures_of, ratio_of_samples
 from pipeline.records import read_records
 from pipeline.run import StageRun
 from pipeline.stages import evaluate
@@ -249,7 +249,7 @@ def test_rates_f_and_nulls_of_a_model_that_answers_some(root):
     assert set(figures["simpleqa/correct_of_attempted"].nulls) == {"most_common_answer"}
 
 
-def test_resampled_f_is_that_of_the_repeated_questions(root):
+def test_the_ratio_of_f_is_that_of_the_repeated_questions(root):
     from pipeline.benchmarks.simpleqa import rates
 
     context = asked_of(root, answering(lambda prompt: " Unknown" if "1" in prompt else " Rome"))
@@ -260,7 +260,8 @@ def test_resampled_f_is_that_of_the_repeated_questions(root):
         rates([record.outcome for record, times in pairs for _ in range(int(times))]).f
         for pairs in (list(zip(records, sample, strict=True)) for sample in counts)
     ]
-    assert row.resampled(row.scores["base"], counts) == pytest.approx(repeated, abs=1e-12)
+    assert row.kind == "ratio"
+    assert ratio_of_samples(row.scores["base"], counts) == pytest.approx(repeated, abs=1e-12)
 
 
 def test_a_question_without_room_for_an_answer_is_neither_wrong_nor_an_abstention(root):

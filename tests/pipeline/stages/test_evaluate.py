@@ -10,6 +10,7 @@ from scipy import stats
 
 from data.errors import InputError
 from data.world import Settings
+from data.world.tasks import facts
 from pipeline.answers import read_answers
 from pipeline.recipe import Cost, CostContext
 from pipeline.records import read_records
@@ -82,6 +83,11 @@ def expected_mean(scores, clusters, weights=None):
     mean_weight = math.fsum(weights) / len(weights)
     residuals = [(s - ratio * w) / mean_weight for s, w in zip(scores, weights, strict=True)]
     error, num = clustered_error(residuals, clusters)
+    if error < 1e-12:  # of so many clusters as many others, within 0 and 1, as Wilson's bound on none allows
+        telling = len({cluster for cluster, weight in zip(clusters, weights, strict=True) if weight})
+        q = stats.t.ppf(0.975, telling - 1)
+        share = q * q / (telling + q * q)
+        return ratio, ratio - share * ratio, ratio + share * (1 - ratio), len(scores), num
     skewness, excess = shape(residuals, clusters)
     q = stats.t.ppf(0.975, degrees_of_freedom(excess - skewness**2, num))
     g = skewness / math.sqrt(num)
@@ -89,8 +95,25 @@ def expected_mean(scores, clusters, weights=None):
     return ratio, low, high, len(scores), num
 
 
+def unseen(record):
+    """Whether a question's wording is one that the training text has not."""
+    return any(
+        record.prompt == words.format(n=record.cluster)
+        for texts in facts.HELD_OUT.values()
+        for words in texts
+    )
+
+
+def parts(scores, clusters, weights=None):
+    """What each item adds to a mean, or to a ratio, linearised."""
+    if weights is None:
+        return scores
+    ratio, mean_weight = math.fsum(scores) / math.fsum(weights), math.fsum(weights) / len(weights)
+    return [ratio + (s - ratio * w) / mean_weight for s, w in zip(scores, weights, strict=True)]
+
+
 def rows_of(figure, records):
-    """The (kind, scores, clusters) that a figure stands for, from its name alone."""
+    """The (kind, scores, clusters), for a ratio also the weights, of a figure, from its name alone."""
     name, stage = figure["name"].split("/"), figure["stage"]
 
     def pick(evaluation, measure=None, group=None):
@@ -109,13 +132,21 @@ def rows_of(figure, records):
         return kind, [r.score for r in rows], [r.cluster for r in rows]
 
     if name[0] == "abstention" and name[1] in ("attempted", "hallucinated", "recall", "over_abstention"):
-        group = {"recall": "never", "over_abstention": "often"}.get(name[1])
+        group = {"recall": "never", "over_abstention": "often"}.get(name[1]) or "/".join(name[2:]) or None
         words = {"attempted": ("right", "wrong", "fabricated"), "hallucinated": ("wrong", "fabricated")}
         return outcomes(pick("facts", group=group), *words.get(name[1], ("abstain",)))
     if name[0] == "abstention" and name[1] == "score":
         target, rows = float(name[2]), pick("facts")
         points = {"right": 1.0, "wrong": -target / (1 - target), "fabricated": -target / (1 - target)}
         return "mean", [points.get(r.outcome, 0.0) for r in rows], [r.cluster for r in rows]
+    if name[0] == "abstention":
+        rows = pick("facts", group="/".join(name[2:]) or None)
+        tried = [float(r.outcome in ("right", "wrong", "fabricated")) for r in rows]
+        right = [float(r.outcome == "right") for r in rows]
+        tops = (
+            [2 * r for r in right] if name[1] == "f" else [t - r for t, r in zip(tried, right, strict=True)]
+        )
+        return "ratio", tops, [r.cluster for r in rows], [t + (name[1] == "f") for t in tried]
     if name == ["calibration", "brier"]:
         rows = pick("calibration")
         return "mean", [(r.weight - r.score) ** 2 for r in rows], [r.cluster for r in rows]
@@ -132,7 +163,10 @@ def rows_of(figure, records):
         return outcomes(pick("grounding", group="/".join(name[2:]) or None), *GROUNDING[name[1]])
     if name[0] == "facts":
         words = ("wrong", "fabricated") if name[2] == "hallucinated" else (name[2],)
-        return outcomes(pick("facts", group=name[1]), *words)
+        rows = pick("facts", group=name[1])
+        if name[3:]:
+            rows = [r for r in rows if unseen(r) == (name[3] == "unseen_wording")]
+        return outcomes(rows, *words)
     if name[0] == "task":
         return outcomes(pick("tasks", group=name[1]), "right")
     if name[0] == "refusal":
@@ -160,10 +194,10 @@ def is_statistic(figure):
     """Whether a figure is no mean; test_closed_world.py and test_knowledge.py compute those again."""
     name = figure["name"].split("/")
     return (
-        name[:2] in (["abstention", "hallucinated_of_attempted"], ["abstention", "f"])
-        or (name[0] == "calibration" and name[1] != "brier")
+        (name[0] == "calibration" and name[1] != "brier")
         or (name[0] == "diversity" and name[1] != "identical")
         or name[0] in ("knowledge", "representation")
+        or name[-1] == "wording_gap"
         or name[:2] in (["win_rate", "length_controlled"], ["win_rate", "strength"])
     )
 
@@ -189,8 +223,10 @@ def test_every_figure_of_the_report_follows_from_the_records(report, records):
     for figure in report["figures"]:
         if "_minus_" in figure["name"] or is_statistic(figure):
             continue
-        kind, scores, clusters = rows_of(figure, records)
-        expected = expected_rate(scores, clusters) if kind == "rate" else expected_mean(scores, clusters)
+        kind, *rows = rows_of(figure, records)
+        expected = expected_rate(*rows) if kind == "rate" else expected_mean(*rows)
+        if kind == "ratio":  # of shares, whose intervals end at 0 and 1
+            expected = expected[0], max(expected[1], 0), min(expected[2], 1), *expected[3:]
         found = [figure[part] for part in ("value", "low", "high", "n", "clusters")]
         assert found == pytest.approx(list(expected), abs=1e-9), figure["name"]
         checked += 1
@@ -208,13 +244,29 @@ def test_every_change_is_the_difference_of_its_two_figures_and_its_interval_hold
         name, _, pair = figure["name"].rpartition("/")
         after, _, before = pair.partition("_minus_")
         sides = [rows_of({"name": name, "stage": stage}, records)[1:] for stage in (before, after)]
-        differences = [b - a for a, b in zip(sides[0][0], sides[1][0], strict=True)]
+        differences = [b - a for a, b in zip(parts(*sides[0]), parts(*sides[1]), strict=True)]
         mean = sum(differences) / len(differences)
         assert figure["value"] == pytest.approx(mean, abs=1e-9), figure["name"]
         error, num = clustered_error([d - mean for d in differences], sides[0][1])
         if error and num >= 30:
             width = (figure["high"] - figure["low"]) / (2 * stats.t.ppf(0.975, num - 1) * error)
             assert 0.8 < width < 1.25, figure["name"]
+
+
+def test_the_gap_of_a_wording_that_was_never_read_follows_from_the_records(report, records):
+    for stage, tier in (("base", "often"), ("sft", "some"), ("ppo", "never")):
+        rows = [r for r in records if (r.stage, r.evaluation, r.group) == (stage, "facts", tier)]
+        kinds = [[r.outcome == "right" for r in rows if unseen(r) == kind] for kind in (True, False)]
+        means = [sum(kind) / len(kind) for kind in kinds]
+        assert min(map(len, kinds)) >= 10
+        sides = [
+            value(report, f"facts/{tier}/right/{name}_wording", stage)["value"] for name in ("unseen", "seen")
+        ]
+        gap = value(report, f"facts/{tier}/right/wording_gap", stage)
+        assert sides == pytest.approx(means)
+        assert gap["value"] == pytest.approx(means[0] - means[1])
+        assert gap["low"] < 0 < gap["high"]  # the answers were drawn alike
+        assert gap["nulls"] == {"no_difference": 0.0}
 
 
 # --- what the stage says of models whose chances are known
