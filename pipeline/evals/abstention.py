@@ -1,4 +1,4 @@
-"""To answer or to abstain: attempts and hallucinations among them, by exposure, too; F, confidence-target scores.
+"""To answer or to abstain: attempts and hallucinations among them, by exposure, too; F; confidence targets.
 
 Only right, wrong and fabricated answers are attempts; a malformed one says nothing, so that it scores 0 as an
 honest abstention does (its share is `facts/<tier>/malformed`). Formulas in `pipeline.calibration`.

@@ -1,5 +1,7 @@
 """Calibration and abstention against answerers whose figures are known, and against scikit-learn."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
@@ -162,3 +164,18 @@ def test_the_calibration_error_to_expect_by_chance_shrinks_with_the_answers():
     assert 0.02 < together < 0.12
     assert cal.ece_by_chance(np.repeat([0.0, 1.0], 50), key=1) == 0
     assert np.isnan(cal.ece_by_chance([], key=1))
+
+
+def test_the_evaluate_module_gives_the_same_figures(tmp_path):
+    evaluate = pytest.importorskip("evaluate", reason="the evaluate library is not installed")
+    path = Path(cal.__file__).parent / "evaluate_modules/calibration.py"
+    metric = evaluate.load(str(path), cache_dir=str(tmp_path), experiment_id="test")
+    generator = np.random.default_rng(0)
+    sure = generator.random(60)
+    right = (generator.random(60) < sure).astype(int)
+    found = metric.compute(predictions=sure, references=right)
+    names = ("ece", "brier", "aurc", "auroc")
+    expected = {name: float(getattr(cal, name)(sure, right)) for name in names}
+    assert found == pytest.approx(expected, abs=1e-12)
+    fewer = metric.compute(predictions=sure, references=right, num_bins=3)
+    assert fewer["ece"] == pytest.approx(float(cal.ece(sure, right, num_bins=3)))

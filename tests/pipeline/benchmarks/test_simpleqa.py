@@ -164,3 +164,9 @@ def test_the_evaluate_module_gives_the_same_rates(tmp_path):
         predictions=["It is Brell.", "Unknown", "Rome"], references=["Brell", "Paris", "Oslo"]
     )
     assert found == pytest.approx(rates([CORRECT, NOT_ATTEMPTED, INCORRECT])._asdict(), abs=1e-12)
+    answer, question = "Before 1910 he left in 1907.", "Which year before 1910 did he leave?"
+    pair = {"predictions": [answer], "references": ["1907"]}
+    assert metric.compute(**pair)["correct"] == 0
+    assert metric.compute(**pair, questions=[question])["correct"] == 1
+    with pytest.raises(ValueError, match="2 questions, 1 answers"):
+        metric.compute(**pair, questions=[question] * 2)
