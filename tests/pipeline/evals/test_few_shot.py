@@ -180,7 +180,7 @@ def test_a_prompt_is_plain_lines_for_base_models_and_turns_for_chat_models(corpu
 
 
 def test_a_prompt_that_leaves_no_room_is_not_scored(corpus, asked_items):
-    context = make_context(corpus, asked_items, {"base": Learner(asked_items, 0, context=80)}, num_items=20)
+    context = make_context(corpus, asked_items, {"base": Learner(asked_items, 0, context=110)}, num_items=20)
     rows, figures = measured(context)
     unscored = [row for row in rows if math.isnan(row.score)]
     assert {row.explanation for row in unscored} == {"too long"}
