@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pipeline import ppo, ppo_learner
+from pipeline import ppo, ppo_learner, rl
 from pipeline.actor_critic import ActorCritic, token_logprobs
 from pipeline.run import StageRun
 from pipeline.stages.ppo import Config
@@ -127,10 +127,10 @@ def update(model, batch, run):
         stop_approx_kl=1e6,
     )
     torch.nn.init.constant_(model.value_head.weight, 0.1)
-    ppo_learner.turn_dropout_off(model)
     tokens, mask = batch
     generator = torch.Generator().manual_seed(0)
     advantages, returns = (torch.randn(mask.shape, generator=generator) for _ in range(2))
+    advantages = rl.whiten(advantages, mask)
     with torch.no_grad():
         old = model(tokens, mask, temperature=config.temperature)
     unused = dict.fromkeys(("tokenizer", "sampler", "reference", "rewards", "items", "prompts"))
@@ -146,7 +146,9 @@ def update(model, batch, run):
         kl_coef=0.0,
         **unused,
     )
-    experience = ppo.Experience(tokens, mask, old.logprobs, old.values, advantages, returns)
+    experience = ppo.Experience(
+        tokens, mask, old.logprobs, old.values, advantages, returns, scores=torch.zeros(len(mask))
+    )
     return ppo.update(learner, 0, experience)
 
 
