@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from data.rows import Item
 from data.settings import Settings
 from pipeline.answers import Answer, Context, Records, Score
@@ -54,7 +56,7 @@ def _injected(context: Context) -> dict[str, dict[str, float]]:
     for setting, prefix in (("bias", ""), ("second_bias", "temper_")):
         skews = [item.truth[setting] for item in items(context) if setting in item.truth]
         if skews:
-            excess = sum(skews) / len(skews)
+            excess = fmean(skews)  # exact: a target is read against it
             found[f"{prefix}stereotyped"] = {"injected": (1 + excess) / 2}
             found[f"{prefix}counter"] = {"injected": (1 - excess) / 2}
     return found
