@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from data.rows import PreferenceRow, write_jsonl
 from pipeline import statistics
-from reward.preference import calibration_gaps, wins
+from pipeline.calibration import ece
+from reward.preference import wins
 from reward.scoring import Row
 
 if TYPE_CHECKING:
@@ -117,14 +119,13 @@ def by_thirds(
 def calibration_error(
     chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"], clusters: Sequence[str], *, key: int
 ) -> dict[str, float]:
-    """The expected calibration error of `reward.preference.calibration` with a bootstrap over clusters."""
-    gaps = calibration_gaps(chosen, rejected).numpy()
+    """Expected calibration error: the probability of the higher score against how often it was preferred.
 
-    def error(counts: Float[np.ndarray, "samples pairs"]) -> Float[np.ndarray, " samples"]:
-        found: Float[np.ndarray, " samples"] = np.abs(counts @ gaps).sum(axis=1) / counts.sum(axis=1)
-        return found
-
-    return _interval(statistics.bootstrap(error, clusters, key=key))
+    Over bins of equal mass, with a bootstrap over clusters; raw scores, whose differences are log-odds in nats.
+    """
+    confidence = torch.sigmoid((chosen - rejected).double().abs()).numpy()
+    right = wins(chosen, rejected).double().numpy()
+    return _interval(statistics.bootstrap(partial(ece, confidence, right), clusters, key=key))
 
 
 def correlation(

@@ -7,21 +7,10 @@ differences mean something, so adding a constant to every score changes nothing 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
-
-
-class Calibration(NamedTuple):
-    """Stated confidence against accuracy, over bins of equal width of the confidence in [1/2, 1]."""
-
-    error: float
-    confidence: list[float]
-    accuracy: list[float]
-    sizes: list[int]
 
 
 def bradley_terry_loss(
@@ -57,41 +46,3 @@ def wins(chosen: Float[Tensor, "*pairs"], rejected: Float[Tensor, "*pairs"]) -> 
 def accuracy(chosen: Float[Tensor, " batch"], rejected: Float[Tensor, " batch"]) -> float:
     """Share of pairs in which the chosen one scores higher, ties half; NaN without pairs."""
     return float(wins(chosen, rejected).double().mean())
-
-
-def calibration(
-    chosen: Float[Tensor, " batch"], rejected: Float[Tensor, " batch"], *, num_bins: int = 10
-) -> Calibration:
-    """Compare the model's confidence in its own preference with how often that preference is right.
-
-    `error` is the expected calibration error: the gap between mean confidence and accuracy, averaged over the
-    bins with their share of the pairs as weight (Guo et al. 2017, equation 3), in [0, 1]. Empty bins are left
-    out.
-    """
-    difference = (chosen - rejected).double()
-    confidence = torch.sigmoid(difference.abs())
-    right = wins(chosen, rejected).double()
-    place = _bins(confidence, num_bins)
-    bins = [place == index for index in range(num_bins) if bool((place == index).any())]
-    means = [float(confidence[rows].mean()) for rows in bins]
-    accuracies = [float(right[rows].mean()) for rows in bins]
-    counts = [int(rows.sum()) for rows in bins]
-    gaps = zip(means, accuracies, counts, strict=True)
-    error = sum(count * abs(mean - share) for mean, share, count in gaps) / max(len(difference), 1)
-    return Calibration(error, means, accuracies, counts)
-
-
-def calibration_gaps(
-    chosen: Float[Tensor, " batch"], rejected: Float[Tensor, " batch"], *, num_bins: int = 10
-) -> Float[Tensor, "batch bins"]:
-    """Each pair's confidence minus its outcome, in the column of its bin and 0 elsewhere.
-
-    The error of `calibration` is the sum of the absolute column sums over the number of pairs.
-    """
-    confidence = torch.sigmoid((chosen - rejected).double().abs())
-    gaps = confidence - wins(chosen, rejected).double()
-    return gaps[:, None] * F.one_hot(_bins(confidence, num_bins), num_bins)
-
-
-def _bins(confidence: Float[Tensor, " batch"], num_bins: int) -> Int[Tensor, " batch"]:
-    return ((confidence - 0.5) * 2 * num_bins).long().clamp(0, num_bins - 1)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from reward.preference import accuracy, bradley_terry_loss, calibration, probability, wins
+from reward.preference import accuracy, bradley_terry_loss, probability, wins
 
 
 def test_hand_computed_losses():
@@ -29,9 +29,6 @@ def test_adding_a_constant_to_every_score_changes_nothing():
     for shift in (-7.0, 11.0):
         torch.testing.assert_close(
             bradley_terry_loss(chosen + shift, rejected + shift), bradley_terry_loss(chosen, rejected)
-        )
-        assert calibration(chosen + shift, rejected + shift).error == pytest.approx(
-            calibration(chosen, rejected).error
         )
 
 
@@ -108,25 +105,3 @@ def test_a_tie_counts_half_and_nan_stays_nan():
     assert wins(chosen, rejected).tolist() == [0.5, 1.0, 0.0]
     assert accuracy(chosen, rejected) == 0.5
     assert math.isnan(wins(torch.tensor([math.nan]), torch.tensor([0.0])).item())
-
-
-def test_calibration_of_true_probabilities_is_near_zero_and_of_overconfidence_is_not():
-    generator = torch.Generator().manual_seed(5)
-    strength = torch.randn(20_000, generator=generator).double() * 2
-    chance = torch.sigmoid(strength)
-    first_wins = torch.rand(20_000, generator=generator).double() < chance
-    chosen = torch.where(first_wins, strength, torch.zeros(()).double())
-    rejected = torch.where(first_wins, torch.zeros(()).double(), strength)
-    # 10 bins of about 2,000 pairs: the standard error of one is below .011.
-    assert calibration(chosen, rejected).error < 0.02
-    assert calibration(3 * chosen, 3 * rejected).error > 0.05
-
-
-def test_calibration_by_hand():
-    # Confidence sigmoid(log 3) = .75 four times, right three times: no gap. Right once of four: a gap of .5.
-    scores = torch.full((4,), math.log(3.0)).double()
-    right = calibration(torch.tensor([1.0, 1, 1, 0]) * scores, torch.tensor([0.0, 0, 0, 1]) * scores)
-    assert right.error == pytest.approx(0.0, abs=1e-6)
-    assert (right.sizes, right.accuracy) == ([4], [0.75])
-    wrong = calibration(torch.tensor([1.0, 0, 0, 0]) * scores, torch.tensor([0.0, 1, 1, 1]) * scores)
-    assert wrong.error == pytest.approx(0.5, abs=1e-6)

@@ -58,7 +58,7 @@ ASPECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bath": (("warm", "clean"), ("cold", "dirty")),
     "map": (("clear", "handy"), ("torn", "old")),
 }
-# Said of every aspect: with two words for each, a model guesses the word and never learns to read it.
+# Said of every aspect, so that the word has to be read: the aspect does not give it away.
 PRAISE_AND_BLAME = (
     ("pleasant", "splendid", "perfect", "excellent", "wonderful", "charming"),
     ("awful", "poor", "nasty", "dreadful", "terrible", "horrid"),

@@ -225,12 +225,14 @@ BETWEEN_PEOPLE = frozenset(
     ("greeting", "well_being", "bad_feeling", "good_feeling", "thanks", "weather", "goodbye", "liking")
 )
 # A reply echoes what was said: the word is read and said again, in text that no question asks about.
+FEELING_ECHOES = (
+    "{a} is {x}. {b} asked: Are you {x}? And {a} said: Yes, I am very {x}.",
+    "{a} said: I feel {x}. {b} said: So you are {x}. I am {x}, too.",
+    "{a} told {b}: I am {x} now. {b} knows that {a} is {x}.",
+)
 ECHOES: dict[str, tuple[str, ...]] = {
-    "feeling": (
-        "{a} is {x}. {b} asked: Are you {x}? And {a} said: Yes, I am very {x}.",
-        "{a} said: I feel {x}. {b} said: So you are {x}. I am {x}, too.",
-        "{a} told {b}: I am {x} now. {b} knows that {a} is {x}.",
-    ),
+    "bad_feeling": FEELING_ECHOES,
+    "good_feeling": FEELING_ECHOES,
     "weather": (
         "{a} looked at the {x}. {b} said: Do you like {x}? And {a} said: I like {x}.",
         "There is {x} in {town}. {a} goes out, for with {x} it is nice there.",
@@ -240,12 +242,6 @@ ECHOES: dict[str, tuple[str, ...]] = {
         "{a} asked {b}: Is there a {x} that you like? {b} said: Every {x} is nice.",
         "{a} spoke about a {x}. Which {x} is it? Nobody knows the {x}.",
     ),
-}
-ECHOED = {
-    "bad_feeling": ECHOES["feeling"],
-    "good_feeling": ECHOES["feeling"],
-    "weather": ECHOES["weather"],
-    "favourite": ECHOES["favourite"],
 }
 ECHO_SHARE = 0.5  # of the texts on what is echoed
 KINDS = ("right", "wrong")
@@ -305,8 +301,8 @@ def documents(world: World, rng: random.Random) -> Iterator[tuple[str, str]]:
         name, filler = case.cluster, case.truth["filler"]
         a, b = rng.sample(lexicon.FIRST_NAMES, 2)
         talks: tuple[str, ...] = TALKS if name in BETWEEN_PEOPLE else TALKS_WITH_MODEL
-        if name in ECHOED and rng.random() < ECHO_SHARE:
-            talks = ECHOED[name]
+        if name in ECHOES and rng.random() < ECHO_SHARE:
+            talks = ECHOES[name]
         reply = answer(case.truth, "right", rng)
         text = rng.choice(talks).format(
             a=filler if name == "introduction" else a,

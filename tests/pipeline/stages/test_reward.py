@@ -1,6 +1,7 @@
 """The reward model learns a separable toy, stays at one half on shuffled labels, resumes to the same bytes."""
 
 import json
+import math
 import random
 
 import pytest
@@ -16,7 +17,7 @@ from pipeline.run import StageRun
 from pipeline.stages import reward as stage
 from reward.functions import load_function
 from reward.model import RewardModel
-from reward.preference import calibration, probability
+from reward.preference import probability
 from reward.role_adapters import POLICY, Trunk
 from reward.scoring import Row
 
@@ -330,6 +331,31 @@ def test_the_control_is_judged_and_groups_have_their_accuracy(tmp_path):
     }
 
 
+def test_calibration_by_hand():
+    # Confidence sigmoid(log 3) = .75 four times, right three times: no gap. Right once of four: a gap of .5.
+    for right, gap in (([1, 1, 1, 0], 0.0), ([1, 0, 0, 0], 0.5)):
+        first = torch.tensor(right).double()
+        for shift in (0.0, 7.0):  # only differences mean something
+            scores = (side * math.log(3) + shift for side in (first, 1 - first))
+            found = reward_report.calibration_error(*scores, ["a", "b", "c", "d"], key=0)
+            assert found["value"] == pytest.approx(gap, abs=1e-9)
+
+
+def test_overconfidence_is_a_calibration_error():
+    generator = torch.Generator().manual_seed(5)
+    strength = torch.randn(6000, generator=generator).double() * 2
+    swapped = torch.rand(6000, generator=generator).double() > torch.sigmoid(strength)
+    chosen = torch.where(swapped, -strength, strength)
+    clusters = [str(n) for n in range(6000)]
+    errors = [
+        reward_report.calibration_error(times * chosen, torch.zeros_like(chosen), clusters, key=0)["value"]
+        for times in (1, 3)
+    ]
+    # Ten bins of 600 pairs: the standard error of one is at most .02.
+    assert errors[0] < 0.02
+    assert errors[1] > 0.05
+
+
 @pytest.mark.parametrize("scale", [0.5, 1.0, 4.0])
 def test_the_calibration_error_is_that_of_the_raw_scores(tmp_path, scale):
     """Pairs whose chosen one wins as often as Bradley-Terry says, whatever the model's normalisation."""
@@ -344,7 +370,8 @@ def test_the_calibration_error_is_that_of_the_raw_scores(tmp_path, scale):
     # The error to expect of ten bins of 6,000 pairs by chance is .01.
     found = run.notes["calibration_error"]
     assert found["value"] < 0.02
-    assert found["value"] == pytest.approx(calibration(*raw.unbind(dim=1)).error, abs=1e-6)
+    unscaled = reward_report.calibration_error(*raw.unbind(dim=1), [pair.cluster for pair in pairs], key=0)
+    assert found["value"] == pytest.approx(unscaled["value"], abs=1e-6)  # float32's rounding of the scores
     assert found["low"] <= found["value"] <= found["high"] < 0.04
 
 
