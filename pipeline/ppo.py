@@ -220,7 +220,7 @@ def _minibatch(
         learner.model.parameters(), config.max_grad_norm, foreach=True
     ).item()
     means["grad_norm"] = norm
-    ppo_checks.check_update(learner.run, means, batch.tensors(rows), step=step, first=place == (0, 0))
+    ppo_checks.check_update(learner.run, means, batch, rows, step=step, first=place == (0, 0))
     learner.optimizer.step()
     return means
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from jaxtyping import Int
 from torch import Tensor
 
 from pipeline import rl
@@ -97,9 +98,17 @@ def _all_alike(completions: Sequence[Sequence[int]]) -> bool:
 
 
 def check_update(
-    run: StageRun, measured: Mapping[str, float], tensors: Mapping[str, Tensor], *, step: int, first: bool
+    run: StageRun,
+    measured: Mapping[str, float],
+    batch: Experience,
+    rows: Int[Tensor, " rows"],
+    *,
+    step: int,
+    first: bool,
 ) -> None:
-    """Check an update before it is taken; `first`: the policy is still the one that sampled, its ratios are 1.
+    """Check the update from some rows of a batch before it is taken.
+
+    Where it is the `first` of the batch, the policy is still the one that sampled, and its ratios are 1.
 
     Raises:
         TrainingFault: a figure is not finite, k3 is negative, or a first ratio is not 1.
@@ -109,14 +118,14 @@ def check_update(
         broken.append(f"approx_kl {measured['approx_kl']:.3g}, which is never negative")
     if broken:
         cause = f"PPO at step {step}: {', '.join(broken)}; the step was not applied"
-        stop(run, cause, "Lower learning_rate", tensors)
+        stop(run, cause, "Lower learning_rate", batch.tensors(rows))
     if first and measured["ratio_deviation"] > MAX_FIRST_RATIO:
         stop(
             run,
             f"PPO at step {step}: |ratio - 1| is {measured['ratio_deviation']:.2e} on the first minibatch, above "
             f"{MAX_FIRST_RATIO:g}",
             "Sampling and learning disagree on temperature, mask or weights",
-            tensors,
+            batch.tensors(rows),
         )
 
 
