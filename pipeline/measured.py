@@ -174,6 +174,33 @@ def ratio_of_samples(
     return np.divide(scores, weights, out=np.full(len(counts), np.nan), where=weights > 0)
 
 
+def length_controlled(name: str, stage: str, rows: list[Scored]) -> Measured:
+    """The win rate of a stage at equal length (Dubois et al. 2024, arXiv 2404.04475); in [0, 1].
+
+    A row's score is 1 for a win and 1/2 for a tie, its weight how many characters the answer is longer.
+    """
+    nulls = {stage: {"no_difference": 0.5}}
+    return Measured(
+        name,
+        "share",
+        "statistic",
+        {stage: rows},
+        1,
+        nulls,
+        compared=False,
+        resampled=_wins_at_equal_length,
+        bounds=(0.0, 1.0),
+    )
+
+
+def _wins_at_equal_length(
+    rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
+) -> Float[np.ndarray, " samples"]:
+    from pipeline.rankings import length_controlled_win_rate
+
+    return length_controlled_win_rate([row.score for row in rows], [row.weight for row in rows], counts)
+
+
 def two_means_of_samples(
     rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
 ) -> Float[np.ndarray, " samples"]:

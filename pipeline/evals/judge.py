@@ -22,7 +22,7 @@ from data.randomness import key
 from data.rows import Item
 from data.settings import Settings
 from pipeline.answers import Context, Records, shown_prompt
-from pipeline.measured import Measured, Scored, of_records, win_score
+from pipeline.measured import Measured, Scored, length_controlled, of_records, win_score
 from pipeline.records import Record
 
 if TYPE_CHECKING:
@@ -173,18 +173,8 @@ def _of_pair(pair: str, stage: str, own: dict[str, list[Scored]]) -> list[Measur
         if any(row.score == row.score for row in rows)
     ]
     if won:
-        controlled = Measured(
-            f"{NAME}/{by}/length_controlled/{models}",
-            "share",
-            "statistic",
-            {stage: [row._replace(weight=lengths[row.id]) for row in own[WIN]]},
-            1,
-            {stage: {"no_difference": 0.5}},
-            compared=False,
-            resampled=_at_equal_length,
-            bounds=(0.0, 1.0),
-        )
-        found.append(controlled)
+        wins = [row._replace(weight=lengths[row.id]) for row in own[WIN]]
+        found.append(length_controlled(f"{NAME}/{by}/length_controlled/{models}", stage, wins))
     if own[FAILED]:
         none = {stage: {"none": 0.0}}
         calls = Measured(
@@ -199,12 +189,6 @@ def _of_pair(pair: str, stage: str, own: dict[str, list[Scored]]) -> list[Measur
         )
         found.append(calls)
     return found
-
-
-def _at_equal_length(rows: Sequence[Scored], counts: np.ndarray) -> np.ndarray:
-    from pipeline.rankings import length_controlled_win_rate
-
-    return length_controlled_win_rate([row.score for row in rows], [row.weight for row in rows], counts)
 
 
 def _strengths(by: str, records: Records) -> list[Measured]:

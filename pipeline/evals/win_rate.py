@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from data.settings import Settings
 from pipeline.answers import Context, Records
-from pipeline.measured import Measured, Scored, of_records
+from pipeline.measured import Measured, Scored, length_controlled, of_records
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,18 +45,7 @@ def _of_pair(ours: str, theirs: str, scores: dict[str, list[Scored]]) -> list[Me
         found.append(
             Measured(f"win_rate/{name}/decided", "share", "rate", {ours: decided}, 1, nulls, compared=False)
         )
-    controlled = Measured(
-        f"win_rate/length_controlled/{name}",
-        "share",
-        "statistic",
-        {ours: rows},
-        1,
-        nulls,
-        compared=False,
-        resampled=_at_equal_length,
-        bounds=(0.0, 1.0),
-    )
-    return [*found, controlled]
+    return [*found, length_controlled(f"win_rate/length_controlled/{name}", ours, rows)]
 
 
 def _wins(ours: list[Scored], theirs: list[Scored]) -> list[Scored]:
@@ -70,12 +59,6 @@ def _wins(ours: list[Scored], theirs: list[Scored]) -> list[Scored]:
         row._replace(score=float(win), weight=float(len(row.text) - len(other[row.id].text)))
         for row, win in zip(shared, wins, strict=True)
     ]
-
-
-def _at_equal_length(rows: Sequence[Scored], counts: np.ndarray) -> np.ndarray:
-    from pipeline.rankings import length_controlled_win_rate
-
-    return length_controlled_win_rate([row.score for row in rows], [row.weight for row in rows], counts)
 
 
 def _strengths(scores: dict[str, list[Scored]]) -> list[Measured]:
