@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,16 @@ def figures(records: Records, context: Context) -> list[Measured]:
     Nulls: always abstaining, and the most common known answer to every question.
     """
     nulls = {stage: _nulls(rows) for stage, rows in records.items()}
+    attempted = {
+        stage: [row for row in rows if row.outcome != NOT_ATTEMPTED] for stage, rows in records.items()
+    }
     rates = [row.measured(records) for row in (*PAIRED, ATTEMPTED)]
     rates += [
         Measured(
             f"{NAME}/{name}_of_attempted",
             "share",
             "rate",
-            of_records(records, measure=MEASURE, score=_of_attempted(grade)),
+            of_records(attempted, measure=MEASURE, score=with_outcome(grade)),
             better,
             compared=False,
         )
@@ -142,12 +145,6 @@ def _record(question: source.Question, answer: str | None, stage: str) -> Record
 def _with_any(scores: Mapping[str, Sequence[Scored]]) -> dict[str, Sequence[Scored]]:
     """The stages that have an item to show: one that never attempts has no rate of attempted questions."""
     return {stage: rows for stage, rows in scores.items() if any(row.score == row.score for row in rows)}
-
-
-def _of_attempted(grade: str) -> Callable[[Record], float]:
-    """1 for this grade, 0 for the other; nan where unscored or not attempted."""
-    found = with_outcome(grade)
-    return lambda row: math.nan if row.outcome == NOT_ATTEMPTED else found(row)
 
 
 def _parts_of_f(row: Record) -> Scored:

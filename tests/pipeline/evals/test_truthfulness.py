@@ -231,9 +231,13 @@ def test_rates_f_and_nulls_of_a_model_that_answers_some(root):
         number = int(prompt.split("What is ")[1].split("?")[0])
         return " Unknown" if number < 3 else " It is Rome." if number < 12 else f" {2000 + number}"
 
-    figures, _ = measured(simpleqa, asked_of(root, answering(answer)))
+    context = asked_of(root, answering(answer))
+    figures, records = measured(simpleqa, context)
     values = {name.partition("/")[2]: figure.value for name, figure in figures.items()}
     correct, attempted = 3, 20
+    # Who abstains has been scored: no figure counts such an item as one that could not be.
+    for row in simpleqa.figures({"base": records}, context):
+        assert not any(math.isnan(item.score) for rows in row.scores.values() for item in rows), row.name
     assert values["correct"] == pytest.approx(correct / 23, abs=1e-12)
     assert values["hallucinated"] == pytest.approx(17 / 23, abs=1e-12)
     assert values["attempted"] == pytest.approx(attempted / 23, abs=1e-12)
