@@ -16,7 +16,10 @@ Part = Literal["text", "train", "rl", "test"]
 
 @dataclass(frozen=True)
 class Case:
-    """A prompt and what is known about it. `held_out`: its wording occurs nowhere but in tests."""
+    """A prompt and what is known about it. `held_out`: its wording occurs nowhere but in tests.
+
+    `everyday`: everybody says it ("Hello!"), so it is no test prompt, and training holds it as often as it comes.
+    """
 
     task: str
     group: str
@@ -24,6 +27,7 @@ class Case:
     prompt: tuple[Message, ...]
     truth: dict[str, Any]
     held_out: bool = False
+    everyday: bool = False
 
 
 @dataclass(frozen=True)

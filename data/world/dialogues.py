@@ -1,7 +1,8 @@
 """Chats of the closed world: imperfect demonstrations, prompts for RL, test items in the headline mix.
 
 People, towns, trades' requests and sums are split between demonstrations, RL and tests; where a task has no
-such entities, prompts are split by hash, so that no test prompt is ever trained on.
+such entities, prompts are split by hash, so that no test prompt is ever trained on. What everybody says
+("Hello!") is never a test.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def _joined(rows: Sequence[ChatRow], world: World) -> Iterator[ChatRow]:
 
 
 def rl_items(world: World) -> list[Item]:
-    """Write the prompts of RL and preference pairs; each prompt occurs once as long as there are new ones.
+    """Write the prompts of RL and preference pairs; new ones first, except for what everybody says.
 
     Some stand behind the prompt before them with a demonstrator's answer to it (`joined_prompts`): a policy
     that is only ever asked one thing loses the thread at the second.
@@ -166,12 +167,16 @@ def _mixed(world: World, part: Part, total: int, rng: random.Random) -> Iterator
 
 
 def _for_training(world: World) -> Callable[[Case], bool]:
-    return lambda case: case.task not in SPLIT_BY_PROMPT or not _prompt_is_test(world, case)
+    return lambda case: case.task not in SPLIT_BY_PROMPT or case.everyday or not _prompt_is_test(world, case)
 
 
 def _for_tests(world: World) -> Callable[[Case], bool]:
     """Accept prompts that training cannot hold; a held-out wording never is there."""
-    return lambda case: case.task not in SPLIT_BY_PROMPT or case.held_out or _prompt_is_test(world, case)
+    return lambda case: case.task not in SPLIT_BY_PROMPT or _is_test(world, case)
+
+
+def _is_test(world: World, case: Case) -> bool:
+    return not case.everyday and (case.held_out or _prompt_is_test(world, case))
 
 
 def _prompt_is_test(world: World, case: Case) -> bool:
@@ -199,14 +204,14 @@ def _new(stream: Iterator[Case], accept: Callable[[Case], bool]) -> Iterator[Cas
 
 
 def _mostly_new(stream: Iterator[Case], accept: Callable[[Case], bool]) -> Iterator[Case]:
-    """Stream accepted cases, new prompts first as long as one in three is new; afterwards any."""
+    """Stream accepted cases, new prompts first as long as one in three is new; everyday ones as they come."""
     seen: set[str] = set()
     tries = 0
     for case in stream:
         if not accept(case):
             continue
         prompt = _shown(case)
-        if prompt in seen and tries < 2:
+        if prompt in seen and not case.everyday and tries < 2:
             tries += 1
             continue
         tries = 0

@@ -98,7 +98,7 @@ INTENTS: dict[str, Intent] = {
             "I can answer questions, tell stories and name the right tool.",
             "Ask me about people, towns and tools, or ask for a story.",
         ),
-        (("story", "stories", "questions"),),
+        (("stories", "questions", "ask for a story"),),
     ),
     "well_being": Intent(
         (
@@ -147,7 +147,7 @@ INTENTS: dict[str, Intent] = {
             "Thank you very much for this {x}.",
         ),
         ("I thank you for the {x}.",),
-        ("You are welcome!", "You are welcome. Come back soon!", "You are welcome, my friend."),
+        ("You are welcome!", "You are welcome. Come back soon!", "You are welcome. It was easy to help."),
         (("you are welcome",),),
         ("answer", "story", "help", "advice"),
     ),
@@ -208,7 +208,8 @@ INTENTS: dict[str, Intent] = {
         ("colour", "song", "tree", "flower", "game", "star", "book", "season"),
     ),
 }
-GREETINGS = ("", "Hello! ", "Listen! ", "Dear friend! ")
+GREETINGS = ("Hello! ", "Listen! ", "Dear friend! ")
+GREETED = 0.5  # of the sayings that may stand behind a greeting
 TALKS = (
     "{a} said: {say} {b} said: {reply}",
     "{a} met {b} in {town}. {a} said: {say} {b} said: {reply}",
@@ -248,7 +249,7 @@ KINDS = ("right", "wrong")
 
 
 def cases(world: World, part: Part, rng: random.Random) -> Iterator[Case]:
-    """Stream sayings, intents in turn; the cluster is the intent."""
+    """Stream sayings, intents in turn; the cluster is the intent. What is said bare is everyday talk."""
     names = list(INTENTS)
     while True:
         rng.shuffle(names)
@@ -258,9 +259,10 @@ def cases(world: World, part: Part, rng: random.Random) -> Iterator[Case]:
             filler = rng.choice(intent.fillers)
             # Replies echo the filler only where the saying holds it.
             truth = {"intent": name, "filler": filler}
-            before = "" if name in ("greeting", "introduction") else rng.choice(GREETINGS)
-            prompt = user(before + text.format(x=filler))
-            yield Case("small_talk", "small_talk", name, prompt, truth, held_out)
+            greeted = name not in ("greeting", "introduction") and rng.random() < GREETED
+            prompt = user((rng.choice(GREETINGS) if greeted else "") + text.format(x=filler))
+            everyday = not (greeted or held_out or "{x}" in text)
+            yield Case("small_talk", "small_talk", name, prompt, truth, held_out, everyday)
 
 
 def answer(truth: dict[str, Any], kind: str, rng: random.Random) -> str:

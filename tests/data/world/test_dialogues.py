@@ -68,6 +68,14 @@ def test_no_test_prompt_is_trained_on(items, chats, rl):
     assert not leaked(chats["train"], chats["valid"], by=content_hash)
 
 
+@pytest.mark.parametrize("said", ["Hello!", "Hi!", "How are you?", "Who are you?", "Goodbye!", "Thank you!"])
+def test_what_everybody_says_is_demonstrated_often_and_never_a_test(said, items, chats, rl):
+    turns = [turn["content"] for row in chats["train"] for turn in row.messages if turn["role"] == "user"]
+    assert turns.count(said) >= 3
+    assert [item.prompt[-1]["content"] for item in rl].count(said) >= 2
+    assert said not in [item.prompt[-1]["content"] for item in items]
+
+
 def test_every_tier_and_task_is_demonstrated_and_asked_in_rl(chats, rl):
     tasks = set(Counter(item.task for item in rl))
     assert tasks == {row.group for row in chats["train"]}

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from data.errors import InputError
 from data.rows import Item
 from data.world import annotator, dialogues, gold, lexicon
-from data.world.tasks import TASKS
+from data.world.tasks import TASKS, small_talk
 
 
 def item(task, truth, group=""):
@@ -159,6 +161,18 @@ def test_each_kind_of_answer_has_its_outcome(name, full_world):
             said = TASKS[name].answer(case.truth, kind, rng)
             judged = gold.judge(dialogues._item("x", case, headline=False), said)
             assert judged.outcome == expected[kind], (kind, said, judged)
+
+
+def test_a_reply_of_small_talk_fits_no_other_intent():
+    for name, intent in small_talk.INTENTS.items():
+        for other, replies in ((key, value.replies) for key, value in small_talk.INTENTS.items()):
+            if small_talk._fits_both(name, other):
+                continue
+            for said, filler, own in itertools.product(
+                replies, small_talk.INTENTS[other].fillers, intent.fillers
+            ):
+                judged = small_talk.judge({"intent": name, "filler": own}, said.format(x=filler))
+                assert judged.outcome == "wrong", (name, said, filler)
 
 
 def test_terms_add_up_and_judging_is_pure(small_world):
