@@ -70,9 +70,13 @@ class Context:
         return self.run.seed
 
     def folder(self, role: str) -> Path | None:
-        """The stage folder that fills an optional role, or None."""
-        found = self.run.inputs.get(role)
-        return found if isinstance(found, Path) else None
+        """The stage folder that fills an optional role, the first where several do, or None."""
+        return next(iter(self.folders(role)), None)
+
+    def folders(self, role: str) -> tuple[Path, ...]:
+        """The stage folders that fill an optional role."""
+        found = self.run.inputs.get(role) or ()
+        return (found,) if isinstance(found, Path) else tuple(found)
 
     @cached_property
     def headline(self) -> list[Item]:

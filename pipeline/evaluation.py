@@ -33,7 +33,7 @@ NAME = "evaluate"
 MODELS = ("pretrain", "pretrained", "sft", "ppo", "dpo", "rloo", "grpo", "peak")
 RUNS = Path("runs")
 SIDES = ("before", "after")
-SINGLE = ("corpus", "preferences", "reward")
+SINGLE = ("corpus", "preferences")  # the roles that one folder fills
 
 
 def evaluate(
@@ -145,7 +145,7 @@ class Job(NamedTuple):
 
     chain: Path | None
     models: list[Path]
-    reward: Path | None = None  # in place of the chain's
+    rewards: tuple[Path, ...] = ()  # in place of the chain's
 
 
 def _jobs(sources: Sequence[str], data: str | None, runs_dir: Path, *, benchmarks: bool) -> list[Job]:
@@ -159,9 +159,9 @@ def _jobs(sources: Sequence[str], data: str | None, runs_dir: Path, *, benchmark
         return [Job(chain, _inputs(chain)["models"]) for chain in chains]
     named = [_named(source, runs_dir) for source in sources]
     models = [model for job in named for model in job.models]
-    reward = next((job.reward for job in named if job.reward), None)
+    rewards = tuple(reward for job in named for reward in job.rewards)
     if data is not None:
-        return [Job(_chains(find_run(runs_dir, data))[0], models, reward)]
+        return [Job(_chains(find_run(runs_dir, data))[0], models, rewards)]
     owners = [job.chain for job in named if job.chain]
     if not owners and not benchmarks:
         raise InputError(
@@ -169,7 +169,7 @@ def _jobs(sources: Sequence[str], data: str | None, runs_dir: Path, *, benchmark
             "one as well (fledge evaluate RUN MODEL), or name benchmarks: --suite truthfulness,bias"
         )
     owner = owners[0] if owners else None
-    return [Job(owner, models or _inputs(owner)["models"] if owner else models, reward)]
+    return [Job(owner, models or _inputs(owner)["models"] if owner else models, rewards)]
 
 
 def _is_run(source: str, runs_dir: Path) -> bool:
@@ -179,7 +179,7 @@ def _is_run(source: str, runs_dir: Path) -> bool:
 def _named(source: str, runs_dir: Path) -> Job:
     """What a source names: the models of a run, one of its stages (`run/stage`), or a model itself.
 
-    A reward stage is no model to ask: it judges, and alone it judges the models of its run.
+    A reward stage is no model to ask: it judges, several by their mean, and alone the models of its run.
     """
     if _is_run(source, runs_dir):
         chain = _chains(find_run(runs_dir, source))[0]
@@ -196,7 +196,7 @@ def _named(source: str, runs_dir: Path) -> Job:
 def _of_stage(folder: Path) -> Job:
     chain = folder.parent.parent
     is_reward = (read_json(folder / STAGE_JSON) or {}).get("stage") == "reward"
-    return Job(chain, [], folder) if is_reward else Job(chain, [folder])
+    return Job(chain, [], (folder,)) if is_reward else Job(chain, [folder])
 
 
 def _chains(run_dir: Path) -> list[Path]:
@@ -213,7 +213,9 @@ def _stages(chain: Path, kinds: Sequence[str]) -> list[str]:
 
 
 def _inputs(chain: Path) -> dict[str, list[Path]]:
-    """The folders that a chain's own evaluation reads, by role; without one, all models and the last of the rest.
+    """The folders that a chain's own evaluation reads, by role.
+
+    Without one they are all models, all reward models, and the last of the rest.
 
     Raises:
         InputError: a stage of another run among them is not there any more.
@@ -221,7 +223,8 @@ def _inputs(chain: Path) -> dict[str, list[Path]]:
     recorded = _evaluation(chain).get("inputs") or {}
     if recorded.get("models"):
         return {role: [_input(chain, name) for name, _ in pairs] for role, pairs in recorded.items()}
-    found = {kind: _stages(chain, (kind,))[-1:] for kind in SINGLE} | {"models": _stages(chain, MODELS)}
+    found = {kind: _stages(chain, (kind,))[-1:] for kind in SINGLE}
+    found |= {"reward": _stages(chain, ("reward",)), "models": _stages(chain, MODELS)}
     return {role: [stage_dir(chain, name) for name in names] for role, names in found.items()}
 
 
@@ -256,7 +259,7 @@ def _results(
     from pipeline.run import StageRun
     from pipeline.stages import evaluate as stage
 
-    chain, models, reward = job
+    chain, models, rewards = job
     if not models:
         raise InputError(f"{chain} has no finished model yet; run it first")
     inputs: dict[str, Any] = {"models": models}
@@ -265,11 +268,13 @@ def _results(
     if chain:
         record = read_json(chain / RUN_JSON) or {}
         label = record.get("recipe", chain.name)
-        inputs |= {kind: folders[0] for kind, folders in _inputs(chain).items() if kind in SINGLE and folders}
-    inputs |= {"reward": reward} if reward else {}
+        own = _inputs(chain)
+        inputs |= {kind: own[kind][0] for kind in SINGLE if own.get(kind)}
+        rewards = rewards or tuple(own.get("reward", ()))
+    inputs |= {"reward": rewards} if rewards else {}
     seed = int(record.get("seed") or 0)
     what: dict[str, Any] = {"settings": config.model_dump(mode="json"), "seed": seed, "label": label}
-    with kept_work(what, [*models, *(inputs[kind] for kind in SINGLE if kind in inputs)]) as folder:
+    with kept_work(what, [*models, *(inputs[kind] for kind in SINGLE if kind in inputs), *rewards]) as folder:
         run = StageRun(
             NAME,
             folder,

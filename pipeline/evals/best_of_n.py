@@ -45,10 +45,9 @@ def measure(context: Context) -> list[Record]:
     There is one for every n up to the number of samples, which the report fits a curve to.
     """
     config: Config = context.options["best_of_n"]
-    reward = context.folder("reward")
     stage = next((name for name, model in context.models.items() if not model.plain), None)
     known = [item for item in context.headline if context.knows(item)]
-    if reward is None or stage is None or not config.num_prompts or not known:
+    if not context.folders("reward") or stage is None or not config.num_prompts or not known:
         return []
     from pipeline.overoptimisation import best_of_n
     from pipeline.reward_scores import score_with
@@ -64,7 +63,7 @@ def measure(context: Context) -> list[Record]:
         batch_size=context.config.batch_size,
     )
     ended = [answer.ended for answer in drawn]
-    proxy = score_with(reward, repeated, [answer.text for answer in drawn], context, ended=ended)
+    proxy = score_with(repeated, [answer.text for answer in drawn], context, ended=ended)
     gold = [
         context.judge(item, Answer(item.id, done.text, done.ended, done.tokens, done.logprobs)).score
         for item, done in zip(repeated, drawn, strict=True)

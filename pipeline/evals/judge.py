@@ -256,13 +256,11 @@ def _by_reward_model(context: Context, asked: Sequence[Item]) -> list[Record]:
     from pipeline.reward_scores import score_with
     from pipeline.statistics import win_scores
 
-    folder = context.folder("reward")
-    assert folder is not None
     scores = {}
     for stage in context.models:
         ended = [context.answers[stage][item.id].ended for item in asked]
         texts = [_text(context, stage, item) for item in asked]
-        scores[stage] = score_with(folder, asked, texts, context, ended=ended)
+        scores[stage] = score_with(asked, texts, context, ended=ended)
     records = []
     for ours, theirs in _compared(context):
         wins = win_scores(scores[ours], scores[theirs]).tolist()

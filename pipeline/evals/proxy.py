@@ -27,8 +27,7 @@ def items(context: Context) -> list[Item]:
 
 def measure(context: Context) -> list[Record]:
     """Score every chat model's answers; a model in the plain format has none to score."""
-    reward = context.folder("reward")
-    if reward is None:
+    if not context.folders("reward"):
         return []
     from pipeline.reward_scores import score_with
 
@@ -39,7 +38,7 @@ def measure(context: Context) -> list[Record]:
             continue
         answers = [context.answers[stage][item.id] for item in asked]
         ended = [answer.ended for answer in answers]
-        scores = score_with(reward, asked, [answer.text for answer in answers], context, ended=ended)
+        scores = score_with(asked, [answer.text for answer in answers], context, ended=ended)
         for item, answer, score in zip(asked, answers, scores, strict=True):
             shown = (shown_prompt(item), answer.text)
             records.append(Record(item.id, item.cluster, stage, "proxy", "score", *shown, score, item.task))

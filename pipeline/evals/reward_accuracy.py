@@ -59,12 +59,12 @@ def measure(context: Context) -> list[Record]:
     """
     from pipeline.reward_scores import score_with
 
-    reward, rows = context.folder(REWARD), _pairs(context)
-    if reward is None or not rows:
+    rows = _pairs(context)
+    if not context.folders(REWARD) or not rows:
         return []
     asked = [Item(row.id, row.prompt, row.cluster, "pair") for row in rows]
-    chosen = score_with(reward, asked, [row.chosen for row in rows], context)
-    rejected = score_with(reward, asked, [row.rejected for row in rows], context)
+    chosen = score_with(asked, [row.chosen for row in rows], context)
+    rejected = score_with(asked, [row.rejected for row in rows], context)
     records = []
     for row, item, better, worse in zip(rows, asked, chosen, rejected, strict=True):
         label = win_score(better, worse)

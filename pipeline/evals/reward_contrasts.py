@@ -72,8 +72,8 @@ def measure(context: Context) -> list[Record]:
     A question on which both answers are the same text (a story without a wish for its end) is left out. Empty
     without a reward model or the closed world's questions.
     """
-    folder, corpus = context.folder(REWARD), context.folder("corpus")
-    if folder is None or corpus is None or not (corpus / "items.test.jsonl").exists():
+    corpus = context.folder("corpus")
+    if context.folder(REWARD) is None or corpus is None or not (corpus / "items.test.jsonl").exists():
         return []
     from pipeline.reward_scores import score_with
 
@@ -85,7 +85,7 @@ def measure(context: Context) -> list[Record]:
         if len(set(answers := _answers(item, contrast, context.seed))) == 2
     ]
     questions = [item for item, _, _ in asked for _ in range(2)]
-    scores = score_with(folder, questions, [text for *_, answers in asked for text in answers], context)
+    scores = score_with(questions, [text for *_, answers in asked for text in answers], context)
     return [
         _record(item, contrast, answers, scores[2 * place : 2 * place + 2])
         for place, (item, contrast, answers) in enumerate(asked)

@@ -26,7 +26,7 @@ EVALS = "pipeline.evals"
 INPUTS = {
     "corpus": Input("corpus", optional=True),
     "models": Input(("pretrain", "pretrained", "sft", "ppo", "dpo", "rloo", "grpo", "peak"), many=True),
-    "reward": Input("reward", optional=True),
+    "reward": Input("reward", many=True, optional=True),
     "preferences": Input("preferences", optional=True),
 }
 # Of the closed world, for the plan: tokens of a test item with its answer, size of an answer and its records.
@@ -121,7 +121,7 @@ def _with_options(names: tuple[str, ...]) -> type[Settings]:
 def cost(config: Config, context: CostContext) -> Cost:
     """One step is one answer to a test item of the closed world; of other corpora they are not known before."""
     models = [model for model in context.costs.get("models", ()) if model is not None]
-    reward: Any = context.costs.get("reward")
+    rewards = [reward for reward in context.costs.get("reward", ()) if reward is not None]
     parameters = sum(model.parameters for model in models)
     items = _num_items(config, context.configs.get("corpus"))
     notes = [] if items else ["the number of test items is known when the corpus is there"]
@@ -131,7 +131,7 @@ def cost(config: Config, context: CostContext) -> Cost:
         steps=len(models) * items,
         tokens=len(models) * items * TOKENS_PER_ANSWER,
         # All models stay loaded, with the reward model and its reference.
-        memory_bytes=4 * parameters + (8 * reward.parameters if reward is not None else 0),
+        memory_bytes=4 * parameters + 8 * sum(reward.parameters for reward in rewards),
         disk_bytes=len(models) * items * BYTES_PER_ANSWER,
         # Decoding takes about three times its operations' worth of time; the prompts take less, which is about
         # what the passes that score take.

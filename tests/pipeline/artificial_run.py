@@ -199,7 +199,7 @@ def pairs(items):
     return rows
 
 
-def scores(folder, items, completions, context, *, ended=None):
+def scores(items, completions, context, *, ended=None):
     """A reward model that likes right answers to what is often read, and is noisy."""
     found = []
     for item, text in zip(items, completions, strict=True):

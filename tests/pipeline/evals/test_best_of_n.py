@@ -27,7 +27,7 @@ class Answers:
 def context(monkeypatch, tmp_path):
     # The reward likes large numbers; gold likes them up to 2.
     monkeypatch.setattr(
-        reward_scores, "score_with", lambda folder, items, texts, context, ended: [float(t) for t in texts]
+        reward_scores, "score_with", lambda items, texts, context, ended: [float(t) for t in texts]
     )
     return SimpleNamespace(
         options={"best_of_n": best_of_n.Config(num_prompts=3, num_samples=4, ns=(1, 2, 4))},
@@ -38,7 +38,7 @@ def context(monkeypatch, tmp_path):
         headline=ITEMS,
         seed=1,
         config=SimpleNamespace(max_new_tokens=4, temperature=1.0, batch_size=8),
-        folder=lambda role: tmp_path,
+        folders=lambda role: (tmp_path,),
         knows=lambda item: True,
         model=lambda stage: Answers(),
         judge=lambda item, answer: SimpleNamespace(score=-1.0 if answer.text == "3" else float(answer.text)),
@@ -69,7 +69,7 @@ def test_the_records_hold_every_size_and_the_figures_those_that_are_asked_for(co
 
 
 def test_it_is_off_by_default_and_without_a_reward_model(context):
-    context.folder = lambda role: None
+    context.folders = lambda role: ()
     assert best_of_n.measure(context) == []
     context.options["best_of_n"] = best_of_n.Config()
     assert best_of_n.items(context) == best_of_n.measure(context) == []

@@ -296,7 +296,7 @@ def test_another_model_or_setting_is_asked_anew(tmp_path, serve):
 def test_the_reward_model_judges_without_the_space_of_a_continued_line(tmp_path, monkeypatch):
     seen = []
 
-    def scores(folder, items, texts, context, *, ended):
+    def scores(items, texts, context, *, ended):
         seen.extend(texts)
         return [float("nan") if len(text) == 5 else float(len(text)) for text in texts]
 

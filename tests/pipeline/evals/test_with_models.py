@@ -131,7 +131,7 @@ def test_without_a_world_form_drift_and_loss_are_measured(chain):
 
 
 def test_without_gold_the_reward_model_judges_unnamed(chain, tmp_path, monkeypatch):
-    def score(folder, items, completions, context, *, ended=None):
+    def score(items, completions, context, *, ended=None):
         return [float(len(text)) for text in completions]
 
     monkeypatch.setattr("pipeline.reward_scores.score_with", score)
@@ -382,7 +382,7 @@ def pairs(chain, tmp_path, monkeypatch):
     """A file of pairs, and a reward stage that likes length, with its own accuracy on shuffled labels."""
     monkeypatch.setattr(
         "pipeline.reward_scores.score_with",
-        lambda folder, items, texts, *_, **__: [float(len(t)) for t in texts],
+        lambda items, texts, *_, **__: [float(len(t)) for t in texts],
     )
     finished(chain)
     (chain / "stages" / "better").mkdir()
@@ -408,6 +408,25 @@ def test_a_reward_model_is_measured_on_any_file_of_pairs(chain, pairs, capsys):
     assert set(figure["nulls"]) == {"chance", "longer"}  # nothing that was measured on other pairs
     digest = hashlib.sha256(pairs.read_bytes()).hexdigest()[:16]
     assert found["notes"]["reward_accuracy"] == {"file": "pairs.jsonl", "sha256": [digest], "read": 30}
+
+
+def test_several_reward_models_judge_together(chain, pairs, monkeypatch):
+    seen = []
+
+    def load(name, *, stage, **_):
+        seen.append([folder.name for folder in stage])
+        return lambda items, texts, ended: torch.tensor([float(len(text)) for text in texts])
+
+    monkeypatch.undo()  # the real `score_with`
+    monkeypatch.setattr("reward.functions.load_function", load)
+    stages = chain / "stages"
+    shutil.copytree(stages / "better", stages / "another")
+    run = json.loads((chain / "run.json").read_text())
+    write_json(chain / "run.json", run | {"stages": [*run["stages"], {"name": "another"}]})
+    options = {"suite": ["reward_accuracy"], "changes": [f"reward_accuracy.path={pairs}"]}
+    evaluate_sources(["tiny"], runs_dir=chain.parent, **options)
+    evaluate_sources(["tiny/another", "tiny/better"], runs_dir=chain.parent, **options)
+    assert seen == [["better", "another"]] * 2 + [["another", "better"]] * 2
 
 
 def test_pairs_of_a_file_that_nobody_can_judge_are_refused(chain, pairs):

@@ -458,7 +458,7 @@ def test_every_model_answers_every_test_item():
     assert (cost.steps, cost.tokens) == (2 * items, 2 * items * evaluate.TOKENS_PER_ANSWER)
     assert cost.flops == 6 * (1000 + 3000) * items * evaluate.TOKENS_PER_ANSWER
     assert cost.memory_bytes == 4 * (1000 + 3000)
-    with_reward = CostContext({"corpus": world}, {"models": models, "reward": Cost(parameters=100)})
+    with_reward = CostContext({"corpus": world}, {"models": models, "reward": [Cost(parameters=100)]})
     assert evaluate.cost(config, with_reward).memory_bytes == 4 * (1000 + 3000) + 8 * 100
 
 
