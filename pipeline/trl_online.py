@@ -72,7 +72,6 @@ def train(config: Any, run: StageRun, trainer_class: type, settings_class: type,
         temperature=config.temperature,
         beta=config.kl_coef,
         epsilon=config.clip_range,
-        disable_dropout=True,
         **settings,
     )
     trainer = trl_adapter.train(
@@ -116,6 +115,15 @@ def sampling(
             )
             completions = drawn.completions()
             return (completions, None) if with_logprobs else completions
+
+        def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+            # TRL's disable_dropout does not reach the dropout that some architectures read from their config.
+            learns = model.training
+            model.eval()
+            try:
+                return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+            finally:
+                model.train(learns)  # TRL asks the mode whether it trains
 
         def _calculate_rewards(
             self, inputs: Any, places: list[str], completions: Any, completion_ids: Sequence[Sequence[int]]

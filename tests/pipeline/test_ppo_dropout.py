@@ -1,14 +1,10 @@
 """PPO computes without dropout, wherever an architecture keeps it."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
-from pipeline import ppo, trl_online
+from pipeline import ppo
 from pipeline.next_token import NextToken
-from pipeline.run import StageRun
-from pipeline.stages import grpo, rloo
 
 FAMILIES = {
     "gpt2": {"resid_pdrop": 0.5, "embd_pdrop": 0.5, "attn_pdrop": 0.5, "n_head": 2},
@@ -36,24 +32,3 @@ def test_an_update_drops_nothing(make_ppo, tiny_model, family, value_model):
         (batch.old_values - batch.returns)[batch.mask].square().mean().item() / 2, rel=1e-5
     )
     assert again == pytest.approx(first, rel=1e-5, abs=1e-7)
-
-
-@pytest.mark.parametrize("stage", [rloo, grpo], ids=["rloo", "grpo"])
-def test_trl_is_asked_to_turn_it_off(monkeypatch, tmp_path, stage):
-    asked = []
-
-    def made(*args, **given):
-        asked.append(given["args"].disable_dropout)
-        raise RuntimeError("seen")
-
-    monkeypatch.setattr(
-        trl_online.LanguageModel, "load", lambda *a, **k: SimpleNamespace(model=None, tokenizer=None)
-    )
-    monkeypatch.setattr(trl_online, "read_prompts", lambda *a: SimpleNamespace(items=[None] * 8))
-    monkeypatch.setattr(trl_online, "load_rewards", lambda *a: None)
-    monkeypatch.setattr(trl_online.trl_adapter, "optimizer_and_schedule", lambda *a: None)
-    monkeypatch.setattr(trl_online.trl_adapter, "train", made)
-    run = StageRun("online", tmp_path / "run", inputs={"policy": tmp_path})
-    with pytest.raises(RuntimeError, match="seen"):
-        stage.run(stage.Config(), run)
-    assert asked == [True]

@@ -2,6 +2,7 @@
 
 import pytest
 from pydantic import ValidationError
+from transformers import AutoTokenizer
 
 from pipeline.errors import Interrupted, TrainingFault
 from pipeline.metrics import read_metrics
@@ -66,6 +67,21 @@ def test_interrupted_and_resumed_equals_uninterrupted(stage, inputs, stopping_ru
         for path in (resumed.dir / "metrics.jsonl", whole.dir / "metrics.jsonl")
     ]
     assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("family", "dropout"),
+    [("gpt2", {"resid_pdrop": 0.5, "embd_pdrop": 0.5}), ("bloom", {"hidden_dropout": 0.5})],
+)
+def test_nothing_is_dropped(stage, family, dropout, inputs, tiny_model, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(inputs["policy"] / "model")
+    policy = tiny_model(family, vocab_size=len(tokenizer), **dropout)
+    policy.save_pretrained(tmp_path / "policy" / "model")
+    tokenizer.save_pretrained(tmp_path / "policy" / "model")
+    run = StageRun("online", tmp_path / "run", seed=5, inputs={**inputs, "policy": tmp_path / "policy"})
+    stage.run(settings(stage, num_episodes=16, num_epochs=1, checkpoint_every=1), run)
+    assert read_metrics(run.dir / "metrics.jsonl")[0]["kl_per_token"] == pytest.approx(0, abs=1e-6)
 
 
 def test_scores_that_do_not_differ_stop_the_run(inputs, tmp_path):
