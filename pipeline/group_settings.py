@@ -24,7 +24,7 @@ class GroupSettings(Settings):
     """Settings of a stage that learns from groups of completions; a completion is one episode."""
 
     rewards: types.EpisodeRewards = Field(default_factory=learned_alone)
-    unended_score: types.UnendedScore = -1.0
+    unended_score: types.UnendedScore = types.UNENDED_SCORE
     kl_coef: Annotated[float, Field(ge=0, description="Weight of the KL penalty")] = 0.05
     num_episodes: types.NumEpisodes = 8_192
     batch_size: types.EpisodeBatch = 256

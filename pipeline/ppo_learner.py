@@ -62,6 +62,7 @@ class Learner:
     rate_scale: float = 1.0
     rolled_back: bool = False
     recent_gold: list[float] = field(default_factory=list)
+    recent_kl: list[float] = field(default_factory=list)
     recent_policies: list[dict[str, Tensor]] = field(default_factory=list)
     peak_gold: float | None = None
     inside: dict[str, Tensor] = field(default_factory=dict)
@@ -149,6 +150,7 @@ def save(learner: Learner, step: int) -> None:
         "rate_scale": learner.rate_scale,
         "rolled_back": learner.rolled_back,
         "recent_gold": learner.recent_gold,
+        "recent_kl": learner.recent_kl,
         "recent_policies": learner.recent_policies,
         "peak_gold": learner.peak_gold,
     }
@@ -171,7 +173,7 @@ def resume(learner: Learner) -> int:
     learner.kl_coef, learner.rate_scale = state["kl_coef"], state["rate_scale"]
     learner.rolled_back = state["rolled_back"]
     learner.recent_gold, learner.peak_gold = state["recent_gold"], state["peak_gold"]
-    learner.recent_policies = state["recent_policies"]
+    learner.recent_kl, learner.recent_policies = state["recent_kl"], state["recent_policies"]
     learner.run.cut_metrics(state["step"])
     return int(state["step"])
 
@@ -226,13 +228,14 @@ def publish_critic(learner: Learner) -> None:
             learner.trunk.save(VALUE, folder / adapted.ADAPTER)
 
 
-def keep_peak(learner: Learner, step: int, gold: float) -> None:
+def keep_peak(learner: Learner, step: int, *, gold: float, kl: float) -> None:
     """Keep the policy in the middle of the batches with the highest mean gold so far in `peak/`.
 
-    `gold` is that of the batch which the present policy, that of `step`, has just sampled.
+    `gold` and `kl` (nats per completion) are those of the batch which the policy of `step` has just sampled.
     """
     half = PEAK_WINDOW // 2
     learner.recent_gold = [*learner.recent_gold, gold][-PEAK_WINDOW:]
+    learner.recent_kl = [*learner.recent_kl, kl][-half - 1 :]
     learner.recent_policies = [*learner.recent_policies, _policy_weights(learner)][-half - 1 :]
     mean = sum(learner.recent_gold) / len(learner.recent_gold)
     if len(learner.recent_gold) < PEAK_WINDOW:
@@ -242,7 +245,7 @@ def keep_peak(learner: Learner, step: int, gold: float) -> None:
     learner.peak_gold = mean
     with _holding(learner, learner.recent_policies[0]):
         publish(learner, "peak")
-    learner.run.note(peak={"step": step - half, "gold": mean})
+    learner.run.note(peak={"step": step - half, "gold": mean, "kl": learner.recent_kl[0]})
 
 
 def _policy_weights(learner: Learner) -> dict[str, Tensor]:

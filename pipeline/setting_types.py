@@ -48,6 +48,7 @@ EpisodeRewards = Annotated[
         description="Rewards by file name in reward/functions, or path; a weight, or `weight` and `settings`",
     ),
 ]
+UNENDED_SCORE = -1.0
 UnendedScore = Annotated[
     float | None, Field(description="Replaces the score of a completion without an end; null keeps the score")
 ]

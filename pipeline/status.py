@@ -10,6 +10,7 @@ from pipeline.metrics import read_metrics
 from pipeline.progress import format_seconds
 from pipeline.run_directory import (
     BEGUN_JSON,
+    FAULT_JSON,
     RUN_JSON,
     STAGE_JSON,
     is_locked,
@@ -43,8 +44,9 @@ def _stages(folder: Path, seed: int | None, active: bool, parent: Mapping[str, A
 def _stage(run_dir: Path, name: str, seed: int | None, active: bool) -> dict[str, Any]:
     folder = stage_dir(run_dir, name)
     done = read_json(folder / STAGE_JSON)
-    begun = (folder / BEGUN_JSON).is_file()
-    state = "done" if done else ("running" if active else "unfinished") if begun else "waiting"
+    begun, fault = (folder / BEGUN_JSON).is_file(), None if done else read_json(folder / FAULT_JSON)
+    left = "running" if active else "unfinished"
+    state = "done" if done else "stopped" if fault else left if begun else "waiting"
     lines = read_metrics(folder / "metrics.jsonl")
     return {
         "stage": name,
@@ -52,6 +54,7 @@ def _stage(run_dir: Path, name: str, seed: int | None, active: bool) -> dict[str
         "state": state,
         "seconds": (done or {}).get("timings", {}).get("seconds"),
         "failed_gates": [gate["name"] for gate in (done or {}).get("gates", []) if gate["passed"] is False],
+        "cause": fault["cause"] if fault else None,
         "last": lines[-1] if lines else None,
     }
 
@@ -65,7 +68,8 @@ def format_status(status: Mapping[str, Any]) -> str:
         took = f" in {format_seconds(row['seconds'])}" if row["seconds"] is not None else ""
         gates = f"; failed gates: {', '.join(row['failed_gates'])}" if row["failed_gates"] else ""
         last = f"; {_last(row['last'])}" if row["last"] and row["state"] != "done" else ""
-        lines.append(f"  {name:<16} {row['state']}{took}{gates}{last}")
+        cause = f": {row['cause']}" if row["cause"] else ""
+        lines.append(f"  {name:<16} {row['state']}{cause}{took}{gates}{last}")
     if status["report"]:
         lines.append(f"report: {status['report']}")
     return "\n".join(lines)

@@ -10,12 +10,11 @@ from data.settings import Settings
 from pipeline.answers import Answer, Context, Records, prompt_of, shown_prompt
 from pipeline.measured import Measured, of_records
 from pipeline.records import Record
+from pipeline.setting_types import UNENDED_SCORE
 
 KIND = "measure"
 SUITE = "alignment"
 NAMES = ("reward", "gold")
-# What a completion without an end counts for when the best is chosen, as PPO's default `unended_score`.
-UNENDED_SCORE = -1.0
 
 
 class Config(Settings):

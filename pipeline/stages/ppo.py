@@ -39,7 +39,7 @@ class Config(Settings):
 
     # What is optimised
     rewards: types.EpisodeRewards = Field(default_factory=learned_alone)
-    unended_score: types.UnendedScore = -1.0
+    unended_score: types.UnendedScore = types.UNENDED_SCORE
     kl_coef: Annotated[
         float, Field(ge=0, description="Weight of the KL penalty per token, score per nat")
     ] = 0.05
@@ -121,6 +121,14 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _adaptive_penalty_can_move(self) -> Config:
+        if self.kl_control == "adaptive" and not self.kl_coef:
+            raise ValueError(
+                "kl_coef 0 stays 0 with kl_control: adaptive, which multiplies it; start above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sizes_fit(self) -> Config:
         if self.num_episodes < self.batch_size:
             raise ValueError(f"num_episodes {self.num_episodes} is less than one batch of {self.batch_size}")
@@ -155,7 +163,8 @@ def cost(config: Config, context: CostContext) -> Cost:
         parameters * {"separate": 2.0, "head": 1.0, "adapters": 2 * ADAPTER_SHARE}[config.value_model]
     )
     tokens = config.num_steps * config.batch_size * length
-    sampled = tokens + config.gate_prompts * config.gate_samples * length
+    last = config.batch_size * length  # of the published policy, for its KL
+    judged = tokens + config.gate_prompts * config.gate_samples * length
     num_updates = config.num_steps * config.num_epochs * config.num_minibatches
     mixed = num_updates * config.pretrain_tokens if config.pretrain_coef else 0
     half = 2 * parameters if context.precision == "bfloat16" else 0  # the copy that samples
@@ -169,8 +178,10 @@ def cost(config: Config, context: CostContext) -> Cost:
         disk_bytes=4 * parameters * (1 if config.value_model == "head" else 2) + 2 * 12 * trained,
         # Sampling (a decoding step takes about three times its operations' worth of time), scores, old and
         # reference log-probabilities with values, and the updates.
-        flops=float(sampled) * (3 * 2 * parameters + 2 * judging)
-        + float(tokens) * (2 * (trained + parameters) + config.num_epochs * 6 * trained)
+        flops=float(judged + last) * 3 * 2 * parameters
+        + float(judged) * 2 * judging
+        + float(tokens + last) * 2 * (trained + parameters)
+        + float(tokens) * config.num_epochs * 6 * trained
         + float(mixed) * 6 * parameters,
         note=note,
     )
@@ -229,7 +240,7 @@ def run(config: Config, run: StageRun) -> None:
 
             # 6. The policy at the peak of gold, for the laboratory of over-optimisation.
             if config.keep_peak and "gold" in batch.measured:
-                ppo_learner.keep_peak(learner, step, batch.measured["gold"])
+                ppo_learner.keep_peak(learner, step, gold=batch.measured["gold"], kl=kl)
 
             # 7. Several epochs of clipped updates.
             updated = ppo.update(learner, step, batch)

@@ -163,7 +163,7 @@ def test_the_peak_is_the_policy_in_the_middle_of_the_best_batches(make, monkeypa
     learner = make(value_model=value_model)
     for step, gold in enumerate([0, 0, 1, 1, 0, 0.5, 1, 0, 0]):
         fill(learner, step)
-        ppo_learner.keep_peak(learner, step, gold)
+        ppo_learner.keep_peak(learner, step, gold=gold, kl=0.1 * step)
         assert held(learner) == step  # training goes on from where it was
         if step == 5:  # a stop between two steps loses nothing
             ppo_learner.save(learner, step)
@@ -171,15 +171,15 @@ def test_the_peak_is_the_policy_in_the_middle_of_the_best_batches(make, monkeypa
             assert ppo_learner.resume(learner) == step
     # Means over five batches, from the fifth on: .4, .5, .7, .5, .3
     assert published == [("peak", 2), ("peak", 3), ("peak", 4)]
-    assert learner.run.notes["peak"] == {"step": 4, "gold": pytest.approx(0.7)}
+    assert learner.run.notes["peak"] == {"step": 4, "gold": pytest.approx(0.7), "kl": 0.4}
 
 
 def test_a_peak_may_lie_at_or_below_0(make, monkeypatch):
     monkeypatch.setattr(ppo_learner, "publish", lambda learner, name: None)
     learner = make()
     for step, gold in enumerate([-1.0] * 5 + [-2.0] * 5):
-        ppo_learner.keep_peak(learner, step, gold)
-    assert learner.run.notes["peak"] == {"step": 2, "gold": -1.0}
+        ppo_learner.keep_peak(learner, step, gold=gold, kl=0.1 * step)
+    assert learner.run.notes["peak"] == {"step": 2, "gold": -1.0, "kl": 0.2}
 
 
 def test_the_epochs_of_a_batch_end_when_one_moves_the_policy_too_far(make):

@@ -138,9 +138,9 @@ def test_a_roll_back_forgets_the_batches_after_the_checkpoint(make_ppo, monkeypa
     assert ppo_learner.resume(learner) == 0
     monkeypatch.setattr(ppo_learner, "publish", lambda *a: None)
     for step in range(3):
-        ppo_learner.keep_peak(learner, step, 1.0)
+        ppo_learner.keep_peak(learner, step, gold=1.0, kl=1.0)
     assert ppo_learner.roll_back(learner) == 0
-    assert learner.recent_gold == learner.recent_policies == []
+    assert learner.recent_gold == learner.recent_kl == learner.recent_policies == []
 
 
 @pytest.mark.parametrize("value_model", ["head", "separate", "adapters"])

@@ -18,7 +18,7 @@ from pipeline.run import StageRun
 from pipeline.run_directory import STAGE_JSON
 from pipeline.schedule import Selection
 from pipeline.signals import StopFlag
-from pipeline.status import run_status
+from pipeline.status import format_status, run_status
 
 OUTCOME = {0: "finished", 130: "stopped by SIGINT", 143: "stopped by SIGTERM"}
 SLOW = ("train.num_steps=300", "train.step_seconds=0.02", "train.save_every=3")
@@ -260,6 +260,10 @@ def test_a_seed_whose_training_stops_does_not_take_the_others_along(toy, monkeyp
         assert results(f"runs/toy/seeds/{seed}") == results(f"runs/single{seed}")
     fault = json.loads(Path("runs/toy/seeds/2/stages/tuned/fault.json").read_text())
     assert fault == {"step": 4, "cause": "tuned: the loss of step 5 is nan"}
+    status = run_status(Path("runs/toy"))
+    rows = [row for row in status["stages"] if (row["seed"], row["stage"]) == (2, "tuned")]
+    assert [(row["state"], row["cause"]) for row in rows] == [("stopped", fault["cause"])]
+    assert "seed 2 tuned     stopped: tuned: the loss of step 5 is nan" in format_status(status)
 
 
 def test_the_same_command_tries_a_stopped_seed_again_from_its_checkpoint(toy):
