@@ -20,12 +20,17 @@ import urllib.request
 from collections import Counter
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.kept_replies import KeptReplies
 
+if TYPE_CHECKING:
+    from pipeline.run import StageRun
+
+REPLIES = "judge_replies.jsonl"  # among the checkpoints: a stage that ends needs them no more
 TIE = 0.5
 VERDICTS = {"a": 1.0, "b": 0.0, "tie": TIE}
 # The verdict stands alone on its line; decoration around it, such as bold face, is allowed.
@@ -107,6 +112,29 @@ def rule(
     finally:
         stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def ask(endpoint: Endpoint, questions: Sequence[Question], run: StageRun) -> list[Ruling]:
+    """Give the rulings of a stage, whose interrupted run keeps the replies; those that fail are told and noted.
+
+    Raises:
+        Interrupted: the stage was asked to stop.
+    """
+    kept = KeptReplies(run.checkpoints.folder / REPLIES)
+    rulings: list[Ruling] = []
+    with (
+        run.progress(f"judge {endpoint.model}", len(questions), "verdicts") as bar,
+        closing(rule(endpoint, questions, kept)) as given,
+    ):
+        for ruling in given:
+            rulings.append(ruling)
+            bar.advance(1)
+            run.check_stop()
+    failed = [ruling.text for ruling in rulings if math.isnan(ruling.score)]
+    run.note(judge=endpoint.model, judge_calls=len(rulings), judge_calls_failed=len(failed))
+    if failed:
+        run.say(f"judge: {len(failed)} of {len(rulings)} verdicts failed; the first: {failed[0]}")
+    return rulings
 
 
 def both_orders(pairs: Sequence[tuple[str, str, str]]) -> list[Question]:

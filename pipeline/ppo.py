@@ -1,4 +1,4 @@
-"""The steps of PPO for language models: experience, update, control, and the gate before it.
+"""The steps of PPO for language models: experience, update and control.
 
 `pipeline/stages/ppo.py` is the algorithm that calls them. The maths is in `pipeline/rl.py`.
 """
@@ -20,15 +20,12 @@ from data.collate import pad_right
 from data.randomness import torch_generator
 from data.rows import Item
 from data.sampler import indices
-from pipeline import ppo_checks, rl, rollout, statistics
+from pipeline import ppo_checks, rl, rollout
 from pipeline.actor_critic import token_logprobs
 from pipeline.episodes import Scored, UnusableScores
 from pipeline.optimizers import set_rate
 from pipeline.ppo_learner import Learner
 from reward.role_adapters import POLICY
-
-# How often the gate may pass a reward that has nothing to do with gold.
-GATE_ERROR = 0.05
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ def _roll_out(learner: Learner, step: int) -> Sampled:
     started = time.perf_counter()
     rows = indices(run.seed, step * config.batch_size, config.batch_size, len(learner.items)).tolist()
     prompts = [learner.prompts[row] for row in rows]
-    drawn = _sample(learner, prompts, keys=[run.key("rollout", step, b) for b in range(config.batch_size)])
+    drawn = sample(learner, prompts, keys=[run.key("rollout", step, b) for b in range(config.batch_size)])
     sampled = time.perf_counter()
     completions = drawn.completions()
     tokens, mask = join(prompts, completions, learner.pad_id)
@@ -275,51 +272,6 @@ def control_kl(learner: Learner, kl: float) -> None:
         )
 
 
-def best_of_n_gate(learner: Learner) -> None:
-    """Ask whether the reward can help: the best of n by reward must beat SFT's single samples by gold."""
-    config, run = learner.config, learner.run
-    if learner.rewards.gold is None:
-        run.gate("best_of_n", None, "not measurable without a gold reward or judge")
-        return
-    rows = list(range(min(config.gate_prompts, len(learner.items))))
-    repeated = [row for row in rows for _ in range(config.gate_samples)]
-    items = [learner.items[row] for row in repeated]
-    drawn = _sample(
-        learner,
-        [learner.prompts[row] for row in repeated],
-        keys=[run.key("gate", n) for n in range(len(repeated))],
-    )
-    texts, ended = [decode(learner.tokenizer, tokens) for tokens in drawn.completions()], drawn.ended.tolist()
-    shape = (len(rows), config.gate_samples)
-    proxy = learner.rewards.replaced(learner.rewards.weighted(items, texts, ended)[0], ended)
-    gold = learner.rewards.gold(items, texts, ended).float().view(shape)
-    best = gold.gather(1, proxy.view(shape).argmax(dim=1, keepdim=True)).squeeze(1)
-    run.note(
-        best_of_n={
-            "n": config.gate_samples,
-            "gold": best.mean().item(),
-            "single_sample_gold": gold.mean().item(),
-        }
-    )
-    clusters = [learner.items[row].cluster for row in rows]
-    run.gate("best_of_n", *_judge_gain(best, gold.mean(dim=1), clusters, config.gate_samples))
-
-
-def _judge_gain(best: Tensor, single: Tensor, clusters: list[str], n: int) -> tuple[bool | None, str]:
-    """Whether the best of n gain gold over single samples of the same prompts beyond chance, and in words."""
-    gain = statistics.mean((best - single).tolist(), clusters, level=1 - 2 * GATE_ERROR)
-    told = f"best of {n} by the reward has mean gold {best.mean():.3f}, single samples {single.mean():.3f}"
-    if gain.num_clusters < 2:
-        return None, f"{told}; not measurable on one kind of prompt, raise gate_prompts"
-    low = gain.low if gain.se > 0 else gain.value  # prompts that all gain alike
-    told += f"; it gains {gain.value:.3f}, with {1 - GATE_ERROR:.0%} confidence at least {low:.3f}"
-    if low > 0:
-        return True, told
-    return False, f"{told}; PPO cannot help: mend the reward stage (more pairs, other contrasts)" + (
-        "" if gain.value <= 0 else " or raise gate_prompts"
-    )
-
-
 def join(
     prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], pad_id: int
 ) -> tuple[Int[Tensor, "batch time"], Bool[Tensor, "batch time"]]:
@@ -356,7 +308,7 @@ def _before(learner: Learner, tokens: Tensor, mask: Tensor, first_pass: list[lis
     return before
 
 
-def _sample(learner: Learner, prompts: Sequence[Sequence[int]], keys: Sequence[int]) -> rollout.Rollout:
+def sample(learner: Learner, prompts: Sequence[Sequence[int]], keys: Sequence[int]) -> rollout.Rollout:
     """Sample with the present weights, in the run's precision."""
     itself = learner.sampler is learner.model.policy
     if learner.trunk is not None and not itself:

@@ -337,7 +337,7 @@ DETAILS = (
         "pipeline/test_ppo_governor.py::test_governor_rolls_back_to_the_last_healthy_policy_with_a_gentler_step",
     ),
     Detail(
-        "before the first step the best of n must beat single samples by gold, beyond chance",
+        "before the first step the best of n must beat single samples by gold, or by a judge, beyond chance",
         None,
         ("ppo.gate_prompts", "ppo.gate_samples"),
         OWN,

@@ -7,28 +7,23 @@ is not scored. Its replies are kept as they come, and an interrupted stage asks 
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
-from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field
 
 from data.errors import InputError
 from data.randomness import key
 from data.rows import Item
-from data.settings import Settings
 from pipeline.answers import Context, Records, shown_prompt
+from pipeline.judge_settings import JudgeSettings
 from pipeline.measured import Measured, Scored, length_controlled, of_records, win_score
 from pipeline.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pipeline.judges import Endpoint, Ruling
 
 KIND = "measure"
 SUITE = "alignment"
@@ -39,65 +34,15 @@ ENDPOINT, REWARD = "endpoint", "reward_model"
 # ours is better (each 0, 1/2 or 1), by how many characters ours is longer, and how many of its calls failed.
 WIN, FLIP, LENGTH, GOLD, FAILED = "win", "flip", "length", "gold", "failed"
 NUM_ORDERS = 2
-REPLIES = "judge_replies.jsonl"  # among the checkpoints: when the stage ends, the records hold the replies
 
 
-class Config(Settings):
+class Config(JudgeSettings):
     """Who judges, and how much; without `url` only the run's reward model does."""
 
-    url: str = Field(
-        "", description="endpoint up to /chat/completions, such as http://localhost:8000/v1; empty is off"
-    )
-    model: str = Field("", description="the judge's name at the endpoint")
-    api_key_variable: str = Field(
-        "", description="NAME of the environment variable that holds the key; empty sends none"
-    )
     reward_model: bool = Field(True, description="whether the run's reward model judges, where there is one")
     num_pairs: int = Field(
         200, gt=0, description="pairs of answers for each two models, a keyed choice of the headline mix"
     )
-    temperature: float | None = Field(0.0, ge=0, description="of the judge; null leaves it to the endpoint")
-    max_tokens: int | None = Field(
-        256, gt=0, description="longest reply, tokens; null leaves it to the endpoint"
-    )
-    timeout_seconds: float = Field(60.0, gt=0, description="longest time for one call")
-    num_retries: int = Field(
-        3, ge=0, le=20, description="further tries after a call that failed for a passing reason"
-    )
-    retry_seconds: float = Field(
-        1.0, ge=0, description="wait before the second try; doubled for each further one"
-    )
-    num_parallel: int = Field(4, gt=0, le=64, description="calls at a time")
-
-    @field_validator("url")
-    @classmethod
-    def _plain_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if url and (parts.scheme not in ("http", "https") or not parts.hostname):
-            raise ValueError("url must begin with http:// or https:// and name a host")
-        if "@" in parts.netloc or parts.query:
-            raise ValueError(
-                "url must hold no user, password or query, as settings are kept in files; "
-                "name the variable that holds the key in api_key_variable"
-            )
-        return url
-
-    @field_validator("api_key_variable")
-    @classmethod
-    def _a_name(cls, name: str) -> str:
-        if not re.fullmatch(r"([A-Z_][A-Z0-9_]*)?", name):
-            raise ValueError(
-                "api_key_variable must be the NAME of an environment variable, in capitals, and never the key"
-            )
-        return name
-
-    @model_validator(mode="after")
-    def _whole(self) -> Config:
-        if bool(self.url) != bool(self.model):
-            raise ValueError("url and model go together: give both for an endpoint, or none")
-        if self.api_key_variable and not self.url:
-            raise ValueError("api_key_variable has no effect without url")
-        return self
 
 
 def by_default(context: Context) -> bool:
@@ -113,7 +58,7 @@ def items(context: Context) -> list[Item]:
     """
     config: Config = context.options[NAME]
     if config.url:
-        _endpoint(config)
+        config.endpoint(NAME)
     elif context.folder("reward") is None or not config.reward_model:
         raise InputError(
             "judge: there is no judge; set judge.url and judge.model, or evaluate a run with a reward model"
@@ -273,7 +218,6 @@ def _by_reward_model(context: Context, asked: Sequence[Item]) -> list[Record]:
 def _by_endpoint(context: Context, asked: Sequence[Item]) -> list[Record]:
     """Ask about each pair in both orders; say how many calls failed, and why the first of them did."""
     from pipeline import judges
-    from pipeline.kept_replies import KeptReplies
 
     config: Config = context.options[NAME]
     pairs = [(item, pair) for pair in _compared(context) for item in asked]
@@ -281,21 +225,7 @@ def _by_endpoint(context: Context, asked: Sequence[Item]) -> list[Record]:
         (shown_prompt(item), _text(context, ours, item), _text(context, theirs, item))
         for item, (ours, theirs) in pairs
     ]
-    questions = judges.both_orders(shown)
-    kept = KeptReplies(context.run.checkpoints.folder / REPLIES)
-    rulings: list[Ruling] = []
-    with (
-        context.run.progress(f"judge {config.model}", len(questions), "verdicts") as bar,
-        closing(judges.rule(_endpoint(config), questions, kept)) as given,
-    ):
-        for ruling in given:
-            rulings.append(ruling)
-            bar.advance(1)
-            context.run.check_stop()
-    failed = [ruling.text for ruling in rulings if ruling.score != ruling.score]
-    context.run.note(judge=config.model, judge_calls=len(rulings), judge_calls_failed=len(failed))
-    if failed:
-        context.run.say(f"judge: {len(failed)} of {len(rulings)} verdicts failed; the first: {failed[0]}")
+    rulings = judges.ask(config.endpoint(NAME), judges.both_orders(shown), context.run)
     records = []
     for (item, pair), first, second in zip(pairs, rulings[::2], rulings[1::2], strict=True):
         win, flip = judges.combined(first.score, second.score)
@@ -304,38 +234,6 @@ def _by_endpoint(context: Context, asked: Sequence[Item]) -> list[Record]:
         scores = {WIN: win, FLIP: flip, FAILED: float(missing)}
         records += _records(context, item, pair, ENDPOINT, scores, told)
     return records
-
-
-def _endpoint(config: Config) -> Endpoint:
-    """The endpoint with its key.
-
-    Raises:
-        InputError: the variable that should hold the key is not set, or holds none.
-    """
-    from pipeline.judges import Endpoint
-
-    secret = os.environ.get(config.api_key_variable, "").strip() if config.api_key_variable else ""
-    if config.api_key_variable and not secret:
-        raise InputError(
-            f"judge.api_key_variable: the environment has no {config.api_key_variable}; set it to the key, or "
-            "leave the setting out for an endpoint without keys"
-        )
-    if not (secret.isascii() and secret.isprintable()):
-        raise InputError(
-            f"judge.api_key_variable: what {config.api_key_variable} holds is no key: it has line breaks or "
-            "letters beyond ASCII; set it again"
-        )
-    return Endpoint(
-        config.url,
-        config.model,
-        secret,
-        config.temperature,
-        config.max_tokens,
-        config.timeout_seconds,
-        config.num_retries,
-        config.retry_seconds,
-        config.num_parallel,
-    )
 
 
 def _records(

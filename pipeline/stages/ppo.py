@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from data.settings import Settings
 from pipeline import setting_types as types
+from pipeline.judge_settings import JudgeSettings
 from pipeline.recipe import Cost, CostContext, Input
 from pipeline.shared_costs import of_episodes
 from reward.functions import learned_alone, own_files
@@ -110,6 +111,9 @@ class Config(Settings):
         int, Field(ge=0, description="Prompts of the gate before PPO; 0 turns it off")
     ] = 32
     gate_samples: Annotated[int, Field(gt=1, description="n of the gate's best-of-n")] = 16
+    gate_judge: Annotated[
+        JudgeSettings, Field(description="Who compares completions in the gate where there is no gold")
+    ] = JudgeSettings()
     keep_peak: Annotated[
         bool, Field(description="Keep the policy at the peak of gold in peak/; nothing learns from gold")
     ] = False
@@ -189,16 +193,16 @@ def cost(config: Config, context: CostContext) -> Cost:
 
 def run(config: Config, run: StageRun) -> None:
     """Train the policy against the reward; the result is `model/`, a chat model."""
-    from pipeline import ppo, ppo_learner
+    from pipeline import ppo, ppo_gate, ppo_learner
     from pipeline.errors import TrainingFault
 
     # 1. Models, rewards, prompts; the state of a run that stopped.
     learner = ppo_learner.make_learner(config, run)
     step = ppo_learner.resume(learner)
 
-    # 2. Can the reward help at all? The best of n must beat a single sample by gold.
+    # 2. Can the reward help at all? The best of n must beat a single sample by gold, or by a judge.
     if step == 0 and config.gate_prompts:
-        ppo.best_of_n_gate(learner)
+        ppo_gate.best_of_n_gate(learner)
 
     with run.progress("ppo", total=config.num_steps * config.batch_size, unit="episodes") as progress:
         progress.advance(step * config.batch_size)

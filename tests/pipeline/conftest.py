@@ -1,10 +1,13 @@
 """The toy stages and recipes of them, finished runs, and a browser."""
 
+import json
 import os
 import runpy
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -140,12 +143,62 @@ def browser():
 
 
 @pytest.fixture
+def serve(monkeypatch):
+    """Start an endpoint that replies with reply(body, number of the call); gives its URL and what it got."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    servers = []
+
+    def start(reply):
+        calls, lock = [], threading.Lock()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    calls.append((self.path, dict(self.headers), body))
+                    number = len(calls)
+                status, data, *headers = reply(body, number)
+                try:
+                    self.send_response(status)
+                    for name, value in headers:
+                        self.send_header(name, value)
+                    self.end_headers()
+                    pieces = [data] if isinstance(data, bytes) else data
+                    for piece in pieces:
+                        self.wfile.write(piece)
+                        self.wfile.flush()
+                except OSError:  # the caller has gone, as it should
+                    pass
+
+            def do_GET(self):  # where a redirected call would arrive
+                calls.append((self.path, dict(self.headers), None))
+                self.send_error(405)
+
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}/v1", calls
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
 def make_ppo(tmp_path, tiny_llama, monkeypatch):
     """A factory of toy learners: `make_ppo(folder, **settings)`; see `ppo_toy.py`."""
-    from pipeline import ppo
+    from pipeline import ppo, ppo_gate
 
     toy = runpy.run_path(str(Path(__file__).with_name("ppo_toy.py")))
-    monkeypatch.setattr(ppo, "decode", lambda tokenizer, ids: " ".join(map(str, ids)))
+    for module in (ppo, ppo_gate):
+        monkeypatch.setattr(module, "decode", lambda tokenizer, ids: " ".join(map(str, ids)))
 
     def make(folder="run", policy=None, **changed):
         policy = tiny_llama(vocabulary=toy["VOCABULARY"], seed=5) if policy is None else policy

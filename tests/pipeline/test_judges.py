@@ -5,7 +5,6 @@ import math
 import threading
 import time
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
@@ -26,55 +25,6 @@ def longer_wins(body, _):
     first, second = (shown.split(f"<answer_{x}>\n")[1].split("\n</answer_")[0] for x in "ab")
     word = "tie" if len(first) == len(second) else "A" if len(first) > len(second) else "B"
     return completion(f"One is longer.\nVerdict: {word}")
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    """Start an endpoint that replies with reply(body, number of the call); gives its URL and what it got."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    servers = []
-
-    def start(reply):
-        calls, lock = [], threading.Lock()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    calls.append((self.path, dict(self.headers), body))
-                    number = len(calls)
-                status, data, *headers = reply(body, number)
-                try:
-                    self.send_response(status)
-                    for name, value in headers:
-                        self.send_header(name, value)
-                    self.end_headers()
-                    pieces = [data] if isinstance(data, bytes) else data
-                    for piece in pieces:
-                        self.wfile.write(piece)
-                        self.wfile.flush()
-                except OSError:  # the caller has gone, as it should
-                    pass
-
-            def do_GET(self):  # where a redirected call would arrive
-                calls.append((self.path, dict(self.headers), None))
-                self.send_error(405)
-
-            def log_message(self, *_):
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        servers.append((server, thread))
-        return f"http://127.0.0.1:{server.server_port}/v1", calls
-
-    yield start
-    for server, thread in servers:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 QUESTION = Question("Hi", "long answer", "short")

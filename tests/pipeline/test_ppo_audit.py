@@ -40,6 +40,7 @@ def test_every_setting_of_ppo_but_those_of_its_work_is_in_it():
         "lora_rank",
         "lora_alpha",
         "checkpoint_every",
+        "gate_judge",
     }
     named = {name for detail in DETAILS for name in detail.settings}
     fields = open_folder.load("pipeline.stages", "ppo").Config.model_fields

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from data.errors import InputError
 from data.randomness import key
 from data.rows import Item, user
-from pipeline import reward_scores
+from pipeline import judges, reward_scores
 from pipeline.answers import Answer, Model
 from pipeline.errors import Interrupted
 from pipeline.evals import judge
@@ -267,7 +267,7 @@ def test_an_interrupted_judge_goes_on_and_leaves_the_records_of_an_uninterrupted
     with pytest.raises(Interrupted):
         judge.measure(context)
     assert 50 <= len(got) < 70  # four at a time, and no more are begun
-    kept = tmp_path / "checkpoints" / judge.REPLIES
+    kept = tmp_path / "checkpoints" / judges.REPLIES
     whole = kept.read_bytes()
     kept.write_bytes(whole + whole.splitlines()[0][:40])  # a death within a line
     again = judge.measure(make_context(tmp_path, url=url, model="m"))
@@ -361,7 +361,7 @@ def test_the_key_comes_from_the_environment_and_into_no_record(tmp_path, serve, 
     assert SECRET not in str(raised.value)
     monkeypatch.setenv("JUDGE_KEY", f"{SECRET}\n")
     rows, _ = measured(context)
-    kept = (tmp_path / "checkpoints" / judge.REPLIES).read_text()
+    kept = (tmp_path / "checkpoints" / judges.REPLIES).read_text()
     assert SECRET not in str(rows) + str(context.said) + str(context.options) + kept
     assert "HTTP 401" in str(rows)
 
