@@ -25,7 +25,7 @@ CARDS, SHEETS, SINGLES = 0.30, 0.30, 0.24
 UNLABELLED = 0.3
 MOST_LINES = 4  # of a question document that may be gone on with
 VALID_SHARE = 0.02
-NUM_LETTERS = 1100
+NUM_LETTERS = 700
 NUM_SONGS = 1500
 # A word that later stages use stands in the text at least this often at scale 1.
 MIN_OCCURRENCES = 25
@@ -64,14 +64,11 @@ SKETCHES = (
     "Where is the {trade}? {S} is at work. The {trade} {self} is {temper}.",
 )
 SONG = "The children sing: {words}. Once more: {words}."
-# "I would like to" and "What is the best way to" are in some: where a base model had hardly read them, wordings
-# that begin so led it astray (to what people like best, say).
+# "I would like to" is in some: where a base model had hardly read it, wordings that begin so led it astray.
 LETTERS = (
     "Dear {name}! {lead} {after}",
     "{name} said: I would like to know what to do. {lead}",
     "{name} said: I would like a {thing}. Then {name} asked for a {thing}.",
-    "{name} said: What is the best way to sell a {thing}? {lead}",
-    "{name} asked: What is the best way to hide the {thing}? Nobody said the best way to hide it.",
     "{name} wrote: {after} {lead}",
     "{name} said: {lead}",
     "Somebody shouted: {rude} Then it was quiet.",

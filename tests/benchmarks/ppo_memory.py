@@ -3,7 +3,8 @@
     python tests/benchmarks/ppo_memory.py
 
 Memory is the highest resident size beyond what is there after the imports, each contender in its own process. PPO
-holds policy, critic, reference and reward model; SFT one model. Rank 16, 16 rows of 128 tokens.
+holds policy, critic, reference and a reward model with likelihood features; SFT one model. Rank 16, 16 rows of
+128 tokens.
 """
 
 from __future__ import annotations
@@ -100,11 +101,11 @@ def ppo(layout: str, folder: Path) -> None:
             trunk.add(role, rank=RANK, alpha=32.0, seed=0)
         trunk.train(POLICY, VALUE)
         reference, critic = Role(trunk, None), Role(trunk, VALUE)
-        judge = RewardModel(trunk, features="none").eval()
+        judge = RewardModel(trunk).eval()
     else:
         reference = copy.deepcopy(model).requires_grad_(False)
         critic = copy.deepcopy(model.transformer) if layout == "separate" else None
-        judge = RewardModel(copy.deepcopy(model.transformer), features="none").eval()
+        judge = RewardModel(copy.deepcopy(model.transformer), copy.deepcopy(model)).eval()
     asked = [tokens_of(row, PROMPT) for row in range(ROWS)]
 
     def score(items, texts, ended):
@@ -113,8 +114,9 @@ def ppo(layout: str, folder: Path) -> None:
         ]
         tokens = torch.tensor(rows)
         mask = torch.ones_like(tokens, dtype=torch.bool)
+        completion = mask & (torch.arange(tokens.shape[1]) >= PROMPT)
         with torch.inference_mode():
-            return judge.raw(tokens, mask, mask)
+            return judge.raw(tokens, mask, completion)
 
     steps.decode = lambda tokenizer, ids: " ".join(map(str, ids))
     both = ActorCritic(model, critic)

@@ -255,7 +255,7 @@ def arithmetic_judge(truth: dict[str, Any], text: str) -> Verdict:
 _SUMMARY = (SUM_UPS, SUM_UPS_HELD_OUT, KEYED, ASIDES, SUMMARY, lexicon.THINGS, lexicon.NUMBERS[2:])
 _REVIEW = (REVIEWS, REVIEWS_HELD_OUT, REMARKS, VISITS, OPINIONS, OPINION, VERDICTS, PRAISE_AND_BLAME, ASPECTS)
 _ARITHMETIC = (*SUMS.values(), SUM, GOODS, lexicon.NUMBERS[2:], lexicon.FIRST_NAMES)
-SUMMARIES = Task("summaries", summary_cases, summary_answer, summary_judge, KINDS, 1, 14, 2000, _SUMMARY)
+SUMMARIES = Task("summaries", summary_cases, summary_answer, summary_judge, KINDS, 1, 14, 1500, _SUMMARY)
 SENTIMENT = Task(
     "sentiment",
     sentiment_cases,

@@ -85,6 +85,7 @@ REQUESTS = (
     "Please help me to {do}.",
     "Can you tell me how to {do}?",
     "I would like to {do}. What do I need?",
+    "What is a good way to {do}?",  # where all that begins so asks for a fact, that is what is understood
 )
 HELD_OUT = (
     "What is the best way to {do}?",
