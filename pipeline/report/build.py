@@ -250,6 +250,7 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "stages": chain.stages,
         "notes": [(stage.name, _plain_notes(stage.notes)) for stage in chain.stages],
         "record": chain.record,
+        "command": chain.command,
         "timings": _timings(chain),
         "digests": _digests(chain),
     }

@@ -144,6 +144,17 @@ def test_every_figure_has_the_command_that_measures_it(page, chain):
     assert "fledge evaluate artificial --suite facts" in commands[0] + "".join(commands)
 
 
+@pytest.mark.parametrize(("name", "told"), [("artificial", ""), ("second", " --name second")])
+def test_the_page_says_how_a_run_of_another_name_is_made_again(
+    artificial_run, tmp_path, no_pictures, name, told
+):
+    folder = tmp_path / "copy"
+    shutil.copytree(artificial_run, folder)
+    record = json.loads((folder / "run.json").read_text())
+    write_json(folder / "run.json", record | {"name": name})
+    assert f"<pre>fledge run artificial{told} --set seed=0</pre>" in build_report([folder]).html
+
+
 def test_the_digests_of_models_data_and_results_are_shown(artificial_run, tmp_path, no_pictures):
     folder = tmp_path / "copy"
     shutil.copytree(artificial_run, folder)
