@@ -133,26 +133,58 @@ def test_slices_of_a_large_benchmark_stand_apart():
 # --- win rates --------------------------------------------------------------------------------------------
 
 
-def test_the_matrix_shows_both_sides_of_every_pair():
+@pytest.mark.parametrize(
+    ("prefix", "told"),
+    [
+        ("win_rate", "gold"),
+        ("judge/reward_model", "the reward model"),
+        ("judge/endpoint", "the endpoint"),
+    ],
+)
+def test_the_matrix_of_every_judge_shows_both_sides_of_every_pair(prefix, told):
     run = a_run(
         [
-            figure("win_rate/ppo_over_sft", "ppo", 0.7, 0.1),
-            figure("win_rate/ppo_over_sft/decided", "ppo", 0.9, 0.1),
-            figure("win_rate/length_controlled/ppo_over_sft", "ppo", 0.65),
-            figure("win_rate/strength", "ppo", 0.4),
-            figure("judge/endpoint/sft_over_base", "sft", 0.6, 0.1),
-            figure("judge/endpoint/sft_over_base/flips", "sft", 0.2),
+            figure(f"{prefix}/ppo_over_sft", "ppo", 0.7, 0.1),
+            figure(f"{prefix}/ppo_over_sft/decided", "ppo", 0.9, 0.1),
+            figure(f"{prefix}/length_controlled/ppo_over_sft", "ppo", 0.65),
+            figure(f"{prefix}/strength", "sft", -0.4),
+            figure(f"{prefix}/strength", "ppo", 0.4, no_difference=0.0),
         ]
     )
-    gold, judge = tables.win_matrices(run)
-    cells = {name: row for name, row, _ in gold.rows}
+    (matrix,) = tables.win_matrices(run)
+    assert matrix.judge == told
+    cells = {name: row for name, row, _ in matrix.rows}
     assert cells["ppo"][1] == pytest.approx((0.7, 0.6, 0.8, 0.65))
     assert cells["sft"][2] == pytest.approx((0.3, 0.2, 0.4, 0.35))
     assert cells["base"] == [None, None, None]
-    assert [strength and strength.value for _, _, strength in gold.rows] == [None, None, 0.4]
-    assert [row.label for row in gold.health] == ["ppo over sft, decided"]
-    assert (judge.judge, judge.rows[0][1][1].value) == ("endpoint", pytest.approx(0.4))
-    assert [row.label for row in judge.health] == ["sft over base, flips"]
+    assert [strength and strength.value for _, _, strength in matrix.rows] == [None, -0.4, 0.4]
+    assert [row.label for row in matrix.health] == ["ppo over sft, decided", "ppo over sft, at equal length"]
+    page = build.render([run], comparing=False)
+    assert f"judged by {told}: n / clusters 100 / 50." in page
+    assert "log-odds over all of them, n / clusters 100 / 50, no difference 0.000." in page
+    assert page.count("<small>0.650 at equal length</small>") == 1
+
+
+def test_gold_and_all_judges_are_shown_gold_first():
+    names = ("judge/endpoint/sft_over_base", "judge/reward_model/sft_over_base", "win_rate/sft_over_base")
+    run = a_run([figure(name, "sft", 0.6, 0.1) for name in (*names, "judge/endpoint/sft_over_base/flips")])
+    gold, endpoint, reward_model = tables.win_matrices(run)
+    assert [row.judge for row in (gold, endpoint, reward_model)] == [
+        "gold",
+        "the endpoint",
+        "the reward model",
+    ]
+    assert endpoint.rows[0][1][1].value == pytest.approx(0.4)
+    assert [row.label for row in endpoint.health] == ["sft over base, flips"]
+
+
+def test_a_judge_whose_calls_all_failed_is_still_shown():
+    run = a_run([figure("judge/endpoint/sft_over_base/failed_calls", "sft", 1.0, 0.0, none=0.0)])
+    (matrix,) = tables.win_matrices(run)
+    assert [row.label for row in matrix.health] == ["sft over base, failed calls"]
+    page = build.render([run], comparing=False)
+    assert "No pair has a verdict of the endpoint." in page
+    assert "judged by the endpoint" not in page
 
 
 def test_a_run_without_pairs_has_no_matrix():
