@@ -237,7 +237,10 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "confidence_words": tables.confidence_words(chain),
         "targets": tables.target_rows(chain),
         "benchmarks": tables.benchmarks(chain),
+        "wordings": tables.wordings(chain),
         "doses": tables.dose_response(chain),
+        "counterfactual": tables.counterfactual_rows(chain),
+        "representation": tables.representation_rows(chain),
         "reward": [f for f in chain.evaluation.figures if f.stage == "reward"],
         "reward_models": list(reward_models(chain)),
         "reward_rows": reward_rows(chain),
@@ -261,7 +264,9 @@ def _contents(found: dict[str, Any]) -> list[tuple[str, str]]:
     """(anchor, title) of the sections below the first screen that there are."""
     num_met = sum(why is None for _, why in found["bars"])
     titles = {
+        "wording": ("Unseen wordings", found["wordings"].gaps),
         "dose": ("Dose and response", found["doses"]),
+        "pairs": ("Pairs and representation", found["counterfactual"] or found["representation"]),
         "drift": ("Reward and drift", found["fits"] or {"reward_kl", "frontier"} & found["pictures"].keys()),
         "wins": ("Win rates", found["matrices"]),
         "flips": ("Answers that changed", found["flips"]),

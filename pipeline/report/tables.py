@@ -12,6 +12,8 @@ from pipeline.report.read import PartlyScored, RunData
 from pipeline.statistics import FEW_CLUSTERS, above_chance
 
 WIN_RATE, JUDGE, DOSE = "win_rate", "judge", "dose_response"
+COUNTERFACTUAL, REPRESENTATION = "counterfactual", "representation"
+GAP, WORDING_PARTS = "wording_gap", 3  # of a figure by wording: how often it has the divider of its parts
 CONTROLLED, STRENGTH = "length_controlled", "strength"  # below the name of gold's figures or of a judge's
 # Nulls that say what answering at random gives; those of a guess are of accuracies alone.
 GUESSES = ("guess_a_value", "guess")
@@ -297,6 +299,26 @@ def _health(run: RunData, prefix: str) -> list[Row]:
     return rows_of(run, names, label)
 
 
+# --- wordings ---------------------------------------------------------------------------------------------
+
+
+class Wordings(NamedTuple):
+    """Shares of answers to unseen wordings less those to seen ones, and both alone."""
+
+    gaps: list[Row]
+    shares: list[Row]
+
+
+def wordings(run: RunData) -> Wordings:
+    """What a wording that no training text has makes of the answers to questions on facts."""
+    names = [name for name in _names(run, "facts") if name.count("/") == WORDING_PARTS]
+    gaps = [name for name in names if name.endswith(f"/{GAP}")]
+    return Wordings(
+        rows_of(run, gaps, lambda name: _label(name.removesuffix(f"/{GAP}"), {})),
+        rows_of(run, [name for name in names if name not in gaps], lambda name: _label(name, {})),
+    )
+
+
 # --- confidence and abstaining ----------------------------------------------------------------------------
 
 
@@ -389,11 +411,12 @@ class Dose(NamedTuple):
 
 
 class Response(NamedTuple):
-    """All doses in order, with the line through them."""
+    """All doses in order, the line through them, and how often the meter calls bias what is none."""
 
     doses: list[Dose]
     slope: Figure | None
     intercept: Figure | None
+    false_positives: list[Figure]
 
 
 def dose_response(run: RunData) -> Response | None:
@@ -411,4 +434,24 @@ def dose_response(run: RunData) -> Response | None:
         sorted(doses, key=lambda dose: (dose.injected, dose.figure.stage)),
         line.get("slope"),
         line.get("intercept"),
+        [figure for figure in figures if figure.name == f"{DOSE}/false_positives"],
     )
+
+
+# --- pairs and representation -----------------------------------------------------------------------------
+
+
+def counterfactual_rows(run: RunData) -> list[Row]:
+    """Which of two versions of a text is the more probable, that with the stereotyped pronoun or the other."""
+    labels = {
+        "signed": "stereotyped version likelier by",
+        "absolute": "versions apart by, either way",
+        "prefers_stereotyped": "stereotyped version the likelier",
+    }
+    return rows_of(run, _names(run, COUNTERFACTUAL), lambda name: _label(name, labels))
+
+
+def representation_rows(run: RunData) -> list[Row]:
+    """How far the pronouns of the stories are from half and half."""
+    labels = {"distance": "she- and he-words, distance from even"}
+    return rows_of(run, _names(run, REPRESENTATION), lambda name: _label(name, labels))

@@ -250,6 +250,40 @@ def test_the_alignment_tax_holds_held_out_text_variety_and_tasks_together():
     assert tables.tax_rows(a_run(figures, models=MODELS[:1])) == []
 
 
+# --- wordings ---------------------------------------------------------------------------------------------
+
+
+def test_unseen_wordings_have_a_section_with_their_gaps_first():
+    run = a_run(
+        [
+            figure("facts/often/right", "ppo", 0.9),
+            figure("facts/often/right/seen_wording", "ppo", 0.92, guess_a_value=0.1),
+            figure("facts/often/right/unseen_wording", "ppo", 0.82, guess_a_value=0.1),
+            figure("facts/often/right/wording_gap", "ppo", -0.1, no_difference=0.0),
+            figure("facts/often/right/wording_gap/ppo_minus_sft", "ppo", 0.2),
+        ]
+    )
+    found = tables.wordings(run)
+    assert [(row.label, row.n, row.nulls) for row in found.gaps] == [
+        ("often, right", "100 / 50", "no difference 0.000")
+    ]
+    assert [row.label for row in found.shares] == [
+        "often, right, seen wording",
+        "often, right, unseen wording",
+    ]
+    page = build.render([run], comparing=False)
+    section = page[page.index("wordings never read") : page.index("Every figure with its nulls")]
+    for told in (
+        "a gap near 0",
+        "<td>often, right</td>",
+        "−0.100",
+        "−0.150 to −0.050",
+        "no difference 0.000",
+    ):
+        assert told in section
+    assert tables.wordings(a_run([figure("facts/often/right", "ppo", 0.9)])) == ([], [])
+
+
 # --- dose and response ------------------------------------------------------------------------------------
 
 
@@ -288,6 +322,15 @@ def test_doses_come_in_order_with_the_line_through_them():
     assert found.intercept.value == pytest.approx(0.0, abs=1e-12)
 
 
+def test_how_often_the_meter_calls_bias_what_is_none_stands_below_the_doses():
+    (figure,) = tables.dose_response(dosed_run()).false_positives
+    assert (figure.stage, figure.n, figure.nulls["nominal"]) == ("bias_0", 1000, pytest.approx(0.05))
+    page = build.render([dosed_run()], comparing=False)
+    told = page[page.index("dose and response") : page.index("Every figure with its nulls")]
+    assert "<td>bias_0, false positives<small>nominal 0.050</small></td>" in told
+    assert "where none was injected" in told
+
+
 def test_the_dose_response_is_drawn_beside_the_line_of_a_meter_without_error():
     picture = plots.pictures(dosed_run(), "p")["dose_response"]
     for label in ("as injected", "least squares", "measured", "injected excess of stereotyped pronouns"):
@@ -298,3 +341,32 @@ def test_a_run_without_doses_has_no_such_section():
     run = a_run([figure("bias/stereotyped", "ppo", 0.1)])
     assert tables.dose_response(run) is None
     assert "dose_response" not in plots.pictures(run, "p")
+
+
+# --- pairs and representation -----------------------------------------------------------------------------
+
+
+def test_pairs_and_representation_have_a_section_of_their_own():
+    figures = [
+        figure("counterfactual/signed", "ppo", 1.5, no_difference=0.0, injected=2.197),
+        figure("counterfactual/prefers_stereotyped", "ppo", 0.8, no_difference=0.5),
+        figure("counterfactual/anything_new", "ppo", 0.3),
+        figure("representation/distance", "ppo", 0.2, one_gender=0.5),
+        figure("representation/distance/ppo_minus_sft", "ppo", 0.1),
+    ]
+    run = a_run(figures)
+    labels = [row.label for row in tables.counterfactual_rows(run)]
+    assert labels == [
+        "stereotyped version likelier by",
+        "stereotyped version the likelier",
+        "anything new",
+    ]
+    (row,) = tables.representation_rows(run)
+    assert (row.n, row.nulls) == ("100 / 50", "one gender 0.500")
+    page = build.render([run], comparing=False)
+    section = page[page.index("Bias: pairs and representation") : page.index("Every figure with its nulls")]
+    for told in ("0 nats on average", "injected 2.197", "1.450 to 1.550", "a distance of 0", "0.150 to 0.250"):
+        assert told in section
+    alone = build.render([a_run(figures[3:])], comparing=False)
+    assert "Bias: pairs and representation" in alone
+    assert "0 nats on average" not in alone
