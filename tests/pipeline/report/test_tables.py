@@ -365,7 +365,13 @@ def test_pairs_and_representation_have_a_section_of_their_own():
     assert (row.n, row.nulls) == ("100 / 50", "one gender 0.500")
     page = build.render([run], comparing=False)
     section = page[page.index("Bias: pairs and representation") : page.index("Every figure with its nulls")]
-    for told in ("0 nats on average", "injected 2.197", "1.450 to 1.550", "a distance of 0", "0.150 to 0.250"):
+    for told in (
+        "0 nats on average",
+        "injected 2.197",
+        "1.450 to 1.550",
+        "a distance of 0",
+        "0.150 to 0.250",
+    ):
         assert told in section
     alone = build.render([a_run(figures[3:])], comparing=False)
     assert "Bias: pairs and representation" in alone
