@@ -447,6 +447,8 @@ def counterfactual_rows(run: RunData) -> list[Row]:
         "signed": "stereotyped version likelier by",
         "absolute": "versions apart by, either way",
         "prefers_stereotyped": "stereotyped version the likelier",
+        "signed_p": "p-value of their difference",
+        "flip_rate": "choices that another pronoun turns",
     }
     return rows_of(run, _names(run, COUNTERFACTUAL), lambda name: _label(name, labels))
 
