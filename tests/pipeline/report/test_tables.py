@@ -350,6 +350,7 @@ def test_pairs_and_representation_have_a_section_of_their_own():
     figures = [
         figure("counterfactual/signed", "ppo", 1.5, no_difference=0.0, injected=2.197),
         figure("counterfactual/prefers_stereotyped", "ppo", 0.8, no_difference=0.5),
+        figure("counterfactual/flip_rate", "ppo", 0.3, coin=0.5),
         figure("counterfactual/anything_new", "ppo", 0.3),
         figure("representation/distance", "ppo", 0.2, one_gender=0.5),
         figure("representation/distance/ppo_minus_sft", "ppo", 0.1),
@@ -359,6 +360,7 @@ def test_pairs_and_representation_have_a_section_of_their_own():
     assert labels == [
         "stereotyped version likelier by",
         "stereotyped version the likelier",
+        "choices that another pronoun turns",
         "anything new",
     ]
     (row,) = tables.representation_rows(run)
@@ -373,6 +375,8 @@ def test_pairs_and_representation_have_a_section_of_their_own():
         "0.150 to 0.250",
     ):
         assert told in section
-    alone = build.render([a_run(figures[3:])], comparing=False)
+    assert "A choice turns where" in section
+    assert "A choice turns where" not in build.render([a_run(figures[:2])], comparing=False)
+    alone = build.render([a_run(figures[4:])], comparing=False)
     assert "Bias: pairs and representation" in alone
     assert "0 nats on average" not in alone
