@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data.errors import InputError
+from pipeline.figures_text import print_figures
 from pipeline.graph import changed_settings, data_root_of, redact_change
 from pipeline.kept_evaluation import keep, keep_seeds, new_folder
 from pipeline.kept_work import kept_work
@@ -25,8 +26,6 @@ from pipeline.run_directory import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from pipeline.stages.evaluate import Config
 
 NAME = "evaluate"
@@ -330,45 +329,3 @@ def _judged(results: dict[str, Any]) -> dict[str, Any]:
         for row in results["comparisons"]
     ]
     return results | {"comparisons": comparisons}
-
-
-def print_figures(label: str, results: dict[str, Any], console: Console) -> None:
-    """Print every figure with its interval, unit and nulls, and the comparisons that found something.
-
-    An item that could not be scored stands beside the number of those that were.
-    """
-    from rich.markup import escape
-    from rich.table import Table
-
-    from pipeline.measured import NO_EVIDENCE
-
-    table = Table(title=label, title_justify="left", box=None, pad_edge=False, collapse_padding=True)
-    table.add_column("figure", overflow="fold")
-    table.add_column("stage", overflow="fold")
-    for column in ("value", "interval", "n"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("unit; what trivial answers give", overflow="fold")
-    unscored = {(row["name"], row["stage"]): row["num"] for row in results["unscored"]}
-    for figure in results["figures"]:
-        if "_minus_" not in figure["name"]:
-            missing = unscored.get((figure["name"], figure["stage"]))
-            n = f"{figure['n']}" + (f" + {missing} unscored" if missing else "")
-            interval = f"{_number(figure['low'])} to {_number(figure['high'])}"
-            told = (figure["name"], figure["stage"], _number(figure["value"]), interval, n, _beside(figure))
-            table.add_row(*map(escape, told))
-    console.print(table)
-    for row in results["comparisons"]:
-        if row["verdict"] != NO_EVIDENCE:
-            change = f"{row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-            line = f"{row['verdict']}: {row['name']}, {row['before']} to {row['after']}: {change}"
-            console.print(line, markup=False, highlight=False)
-
-
-def _beside(figure: dict[str, Any]) -> str:
-    """The unit, which names a benchmark's version, and what answering without knowledge gives."""
-    nulls = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in figure["nulls"].items())
-    return f"{figure['unit']}; {nulls}" if nulls else figure["unit"]
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

@@ -96,10 +96,10 @@ def execute(
         tune_allocator()
         results: list[StageResult] = []
         for seed, folder in chains(recipe, run_dir):
-            job = _Job(recipe, folder, runs_dir, seed, precision, selection, reporter, stop)
+            job = _Job(recipe, run_dir.name, folder, runs_dir, seed, precision, selection, reporter, stop)
             results += job.run(figures)
         if recipe.settings.seeds:
-            _write_run(run_dir, recipe, precision, figures, None)
+            _write_run(run_dir, run_dir.name, recipe, precision, figures, None)
     return RunResult(run_dir, results)
 
 
@@ -144,11 +144,12 @@ def _replace_other_recipe(run_dir: Path, recipe: Recipe) -> None:
 
 
 def _write_run(
-    folder: Path, recipe: Recipe, precision: str, figures: dict[str, float], seed: int | None
+    folder: Path, name: str, recipe: Recipe, precision: str, figures: dict[str, float], seed: int | None
 ) -> None:
     """Write recipe.yaml, which loads to the same stages, and run.json."""
     write_atomic(folder / "recipe.yaml", dump_yaml(resolved(recipe, precision, seed)))
     record: dict[str, Any] = {
+        "name": name,
         "recipe": recipe.settings.name,
         "seed": seed,
         "precision": precision,
@@ -180,6 +181,7 @@ class _Job:
     """One chain of stages in one folder."""
 
     recipe: Recipe
+    name: str
     folder: Path
     runs_dir: Path
     seed: int
@@ -203,7 +205,7 @@ class _Job:
             data_root=data_root,
             selection=self.selection,
         )
-        _write_run(self.folder, self.recipe, self.precision, figures, self.seed)
+        _write_run(self.folder, self.name, self.recipe, self.precision, figures, self.seed)
         results: list[StageResult] = []
         for decision in decisions:
             results.append(self.stage(decision, data_root))

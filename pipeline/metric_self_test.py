@@ -59,10 +59,11 @@ def run() -> list[Check]:
         "choices of HaluEval": _choices,
         "stories": _stories,
     }
-    return [_checked(group, case) for group, cases in groups.items() for case in cases()]
+    return [checked(group, case) for group, cases in groups.items() for case in cases()]
 
 
-def _checked(group: str, case: Case) -> Check:
+def checked(group: str, case: Case) -> Check:
+    """Try one metric."""
     name, expected, tolerance, metric = case
     try:
         return Check(group, name, expected, tolerance, float(metric()))

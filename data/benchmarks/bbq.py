@@ -102,7 +102,7 @@ def _question(record: dict[str, Any], where: str) -> Question:
         raise InputError(f"{where}: label is {shown(right)}; expected the number of an answer, 0, 1 or 2")
     if not isinstance(number, int | str):
         raise InputError(f"{where}: example_id is {shown(number)}; expected the number of the question")
-    unknown, target = _roles(record, where)
+    unknown, target = roles(record, where)
     if condition == "ambig" and right != unknown:
         raise InputError(
             f"{where}: the context is ambiguous and the label is {right}; expected {unknown}, the answer that it "
@@ -129,7 +129,7 @@ def _one_of(record: dict[str, Any], name: str, known: tuple[str, ...], where: st
     return str(record[name])
 
 
-def _roles(record: dict[str, Any], where: str) -> tuple[int, int | None]:
+def roles(record: dict[str, Any], where: str) -> tuple[int, int | None]:
     """The answer that it is not known, and the one that names the target; None where that is not told."""
     info = record.get("answer_info")
     names = [info.get(f"ans{n}") if isinstance(info, dict) else None for n in range(3)]

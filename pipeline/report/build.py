@@ -12,7 +12,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline import metric_self_test
+from data.errors import InputError
+from pipeline import metric_self_test, published_figures
+from pipeline.graph import data_root_of
 from pipeline.ppo_audit import DETAILS, Detail
 from pipeline.records import Figure, to_json
 from pipeline.report import paired, prototype, tables, verdicts
@@ -84,7 +86,15 @@ def build_report(run_dirs: Sequence[Path]) -> Report:
     if comparing:
         data["comparisons"] = [to_json(row) for step in steps for row in step.changes]
     text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    return Report(render(chains, steps, comparing=comparing), text)
+    return Report(render(chains, steps, comparing=comparing, data_root=_data_root(chains)), text)
+
+
+def _data_root(chains: Sequence[RunData]) -> Path | None:
+    """The folder of real data of the first run; None where it has none, or none that is there any more."""
+    try:
+        return data_root_of(chains[0].recipe.get("data_root"))
+    except InputError:
+        return None
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -166,8 +176,17 @@ def _median_times(metrics: Sequence[dict[str, Any]]) -> dict[str, float]:
 # --- the page ------------------------------------------------------------------------------------------------
 
 
-def render(chains: Sequence[RunData], steps: Sequence[paired.Step] = (), *, comparing: bool) -> str:
-    """The page as one HTML text; `steps` are the paired changes between runs."""
+def render(
+    chains: Sequence[RunData],
+    steps: Sequence[paired.Step] = (),
+    *,
+    comparing: bool,
+    data_root: Path | None = None,
+) -> str:
+    """The page as one HTML text; `steps` are the paired changes between runs.
+
+    `data_root` is where benchmarks' files are looked for, of which published figures are computed again.
+    """
     from jinja2 import Environment, StrictUndefined
 
     template = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
@@ -187,6 +206,7 @@ def render(chains: Sequence[RunData], steps: Sequence[paired.Step] = (), *, comp
     environment.globals["at_chance"] = tables.at_chance
     named = (chain.label if comparing else str(chain.record.get("recipe", chain.label)) for chain in chains)
     title = " and ".join(dict.fromkeys(named))
+    published = published_figures.computed_again(data_root)
     page = environment.from_string(template).render(
         title=title,
         comparing=comparing,
@@ -195,7 +215,9 @@ def render(chains: Sequence[RunData], steps: Sequence[paired.Step] = (), *, comp
         first=FIRST,
         beside=paired.benchmarks_beside(chains) if len(chains) > 1 else [],
         steps=steps,
-        checks=metric_self_test.run(),
+        checks=metric_self_test.run() + published.checks,
+        num_published=len(published.checks),
+        absent=published.absent,
         collapses=collapses(chains),
         collapse_rule=RULE,
         bars_across=bars_across(chains) if len(chains) > 1 and not comparing else None,
@@ -237,7 +259,10 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "confidence_words": tables.confidence_words(chain),
         "targets": tables.target_rows(chain),
         "benchmarks": tables.benchmarks(chain),
+        "wordings": tables.wordings(chain),
         "doses": tables.dose_response(chain),
+        "counterfactual": tables.counterfactual_rows(chain),
+        "representation": tables.representation_rows(chain),
         "reward": [f for f in chain.evaluation.figures if f.stage == "reward"],
         "reward_models": list(reward_models(chain)),
         "reward_rows": reward_rows(chain),
@@ -250,6 +275,7 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "stages": chain.stages,
         "notes": [(stage.name, _plain_notes(stage.notes)) for stage in chain.stages],
         "record": chain.record,
+        "command": chain.command,
         "timings": _timings(chain),
         "digests": _digests(chain),
     }
@@ -260,7 +286,9 @@ def _contents(found: dict[str, Any]) -> list[tuple[str, str]]:
     """(anchor, title) of the sections below the first screen that there are."""
     num_met = sum(why is None for _, why in found["bars"])
     titles = {
+        "wording": ("Unseen wordings", found["wordings"].gaps),
         "dose": ("Dose and response", found["doses"]),
+        "pairs": ("Pairs and representation", found["counterfactual"] or found["representation"]),
         "drift": ("Reward and drift", found["fits"] or {"reward_kl", "frontier"} & found["pictures"].keys()),
         "wins": ("Win rates", found["matrices"]),
         "flips": ("Answers that changed", found["flips"]),

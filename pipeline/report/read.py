@@ -101,6 +101,13 @@ class RunData:
         return int(self.record.get("seed") or 0)
 
     @property
+    def command(self) -> str:
+        """What makes the run again, under its own name."""
+        recipe = self.record.get("recipe", self.label)
+        named = f" --name {self.record['name']}" if self.record.get("name", recipe) != recipe else ""
+        return f"fledge run {recipe}{named} --set seed={self.seed}"
+
+    @property
     def model_names(self) -> list[str]:
         """The evaluated models in order."""
         return [model["name"] for model in self.evaluation.models]

@@ -11,8 +11,10 @@ from pipeline.records import Comparison, Figure
 from pipeline.report.read import PartlyScored, RunData
 from pipeline.statistics import FEW_CLUSTERS, above_chance
 
-WIN_RATE, CONTROLLED, STRENGTH = "win_rate", "win_rate/length_controlled", "win_rate/strength"
-JUDGE, DOSE = "judge", "dose_response"
+WIN_RATE, JUDGE, DOSE = "win_rate", "judge", "dose_response"
+COUNTERFACTUAL, REPRESENTATION = "counterfactual", "representation"
+GAP, WORDING_PARTS = "wording_gap", 3  # of a figure by wording: how often it has the divider of its parts
+CONTROLLED, STRENGTH = "length_controlled", "strength"  # below the name of gold's figures or of a judge's
 # Nulls that say what answering at random gives; those of a guess are of accuracies alone.
 GUESSES = ("guess_a_value", "guess")
 CHANCE = ("chance", "uniform", *GUESSES)
@@ -245,14 +247,10 @@ class Matrix(NamedTuple):
 
 
 def win_matrices(run: RunData) -> list[Matrix]:
-    """A matrix for each judge that compared models; gold first."""
-    named = dict.fromkeys(
-        f.name.rpartition("/")[0] for f in run.evaluation.figures if f.name.startswith("judge/")
-    )
+    """A matrix for each judge that compared models, of which one may have no verdict; gold first."""
+    named = dict.fromkeys("/".join(name.split("/")[:2]) for name in _names(run, JUDGE))
     judges = {WIN_RATE: "gold"} | {
-        prefix: prefix.removeprefix(f"{JUDGE}/").replace("_", " ")
-        for prefix in named
-        if prefix.count("/") == 1
+        prefix: f"the {prefix.removeprefix(f'{JUDGE}/')}".replace("_", " ") for prefix in named
     }
     found = []
     for prefix, judge in judges.items():
@@ -260,45 +258,64 @@ def win_matrices(run: RunData) -> list[Matrix]:
             (
                 ours,
                 [_won(run, prefix, ours, theirs) for theirs in run.model_names],
-                _strength(run, prefix, ours),
+                run.figure(f"{prefix}/{STRENGTH}", ours),
             )
             for ours in run.model_names
         ]
-        if any(won for _, cells, _ in rows for won in cells):
-            pairs = [(ours, theirs) for ours in run.model_names for theirs in run.model_names]
-            shares = [run.figure(f"{prefix}/{ours}_over_{theirs}", ours) for ours, theirs in pairs]
-            found.append(Matrix(judge, rows, _health(run, prefix), [share for share in shares if share]))
+        pairs = [(ours, theirs) for ours in run.model_names for theirs in run.model_names]
+        shares = [run.figure(f"{prefix}/{ours}_over_{theirs}", ours) for ours, theirs in pairs]
+        matrix = Matrix(judge, rows, _health(run, prefix), [share for share in shares if share])
+        found += [matrix] if matrix.figures or matrix.health else []
     return found
 
 
 def _won(run: RunData, prefix: str, ours: str, theirs: str) -> Won | None:
     """A share as it was measured, or seen from the other side."""
     figure = run.figure(f"{prefix}/{ours}_over_{theirs}", ours)
-    controlled = run.figure(f"{CONTROLLED}/{ours}_over_{theirs}", ours) if prefix == WIN_RATE else None
+    controlled = run.figure(f"{prefix}/{CONTROLLED}/{ours}_over_{theirs}", ours)
     if figure:
         return Won(figure.value, figure.low, figure.high, controlled.value if controlled else None)
     figure = run.figure(f"{prefix}/{theirs}_over_{ours}", theirs)
     if figure is None:
         return None
-    controlled = run.figure(f"{CONTROLLED}/{theirs}_over_{ours}", theirs) if prefix == WIN_RATE else None
+    controlled = run.figure(f"{prefix}/{CONTROLLED}/{theirs}_over_{ours}", theirs)
     return Won(
         1 - figure.value, 1 - figure.high, 1 - figure.low, 1 - controlled.value if controlled else None
     )
 
 
-def _strength(run: RunData, prefix: str, stage: str) -> Figure | None:
-    return run.figure(STRENGTH, stage) if prefix == WIN_RATE else None
-
-
 def _health(run: RunData, prefix: str) -> list[Row]:
     """How a judge decided, pair by pair: verdicts that flip with the sides, wins of the longer answer, ...
 
-    Of gold, win rates among the pairs that do not tie.
+    Of gold, win rates among the pairs that do not tie; of all, the win rates at equal length.
     """
+
+    def label(name: str) -> str:
+        first, second = name.removeprefix(f"{prefix}/").split("/")
+        told = f"{second}, at equal length" if first == CONTROLLED else f"{first}, {second}"
+        return told.replace("_", " ")
+
     names = [name for name in _names(run, prefix) if name.count("/") == prefix.count("/") + 2]
-    kept = [name for name in names if not name.startswith(CONTROLLED)]
-    return rows_of(
-        run, kept, lambda name: name.removeprefix(f"{prefix}/").replace("_", " ").replace("/", ", ")
+    return rows_of(run, names, label)
+
+
+# --- wordings ---------------------------------------------------------------------------------------------
+
+
+class Wordings(NamedTuple):
+    """Shares of answers to unseen wordings less those to seen ones, and both alone."""
+
+    gaps: list[Row]
+    shares: list[Row]
+
+
+def wordings(run: RunData) -> Wordings:
+    """What a wording that no training text has makes of the answers to questions on facts."""
+    names = [name for name in _names(run, "facts") if name.count("/") == WORDING_PARTS]
+    gaps = [name for name in names if name.endswith(f"/{GAP}")]
+    return Wordings(
+        rows_of(run, gaps, lambda name: _label(name.removesuffix(f"/{GAP}"), {})),
+        rows_of(run, [name for name in names if name not in gaps], lambda name: _label(name, {})),
     )
 
 
@@ -394,11 +411,12 @@ class Dose(NamedTuple):
 
 
 class Response(NamedTuple):
-    """All doses in order, with the line through them."""
+    """All doses in order, the line through them, and how often the meter calls bias what is none."""
 
     doses: list[Dose]
     slope: Figure | None
     intercept: Figure | None
+    false_positives: list[Figure]
 
 
 def dose_response(run: RunData) -> Response | None:
@@ -416,4 +434,26 @@ def dose_response(run: RunData) -> Response | None:
         sorted(doses, key=lambda dose: (dose.injected, dose.figure.stage)),
         line.get("slope"),
         line.get("intercept"),
+        [figure for figure in figures if figure.name == f"{DOSE}/false_positives"],
     )
+
+
+# --- pairs and representation -----------------------------------------------------------------------------
+
+
+def counterfactual_rows(run: RunData) -> list[Row]:
+    """Which of two versions of a text is the more probable, that with the stereotyped pronoun or the other."""
+    labels = {
+        "signed": "stereotyped version likelier by",
+        "absolute": "versions apart by, either way",
+        "prefers_stereotyped": "stereotyped version the likelier",
+        "signed_p": "p-value of their difference",
+        "flip_rate": "choices that another pronoun turns",
+    }
+    return rows_of(run, _names(run, COUNTERFACTUAL), lambda name: _label(name, labels))
+
+
+def representation_rows(run: RunData) -> list[Row]:
+    """How far the pronouns of the stories are from half and half."""
+    labels = {"distance": "she- and he-words, distance from even"}
+    return rows_of(run, _names(run, REPRESENTATION), lambda name: _label(name, labels))

@@ -409,8 +409,8 @@ def reproducing_command(run: StageRun) -> str:
     """The command that measures a figure again, without any path."""
     from pipeline.run_directory import RUN_JSON, read_json
 
-    recipe = (read_json(run.run_dir / RUN_JSON) or {}).get("recipe")
-    return f"fledge evaluate {recipe}" if recipe else "fledge evaluate RUN"
+    record = read_json(run.run_dir / RUN_JSON) or {}
+    return f"fledge evaluate {record.get('name') or record.get('recipe', 'RUN')}"
 
 
 def _test_items(run: StageRun) -> list[Any]:

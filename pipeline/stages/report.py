@@ -8,6 +8,8 @@ from data.settings import Settings
 from pipeline.recipe import Cost, CostContext, Input
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipeline.run import StageRun
 
 INPUTS = {
@@ -40,6 +42,13 @@ REPORT_BYTES = 600_000  # of both files, with the pictures of a whole recipe (me
 
 class Config(Settings):
     """No settings: the report shows what there is."""
+
+
+def files(config: Config, data_root: Path | None) -> list[Path]:
+    """The files of benchmarks of which published figures are computed again, as far as they are there."""
+    from pipeline import published_figures
+
+    return published_figures.files(data_root)
 
 
 def cost(config: Config, context: CostContext) -> Cost:

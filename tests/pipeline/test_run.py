@@ -101,6 +101,11 @@ def test_the_same_recipe_gives_the_same_bytes_wherever_its_folder_lies(toy):
     run()
     run(name="other")
     assert results("runs/toy") == results("runs/other")
+    records = {name: json.loads(Path("runs", name, "run.json").read_text()) for name in ("toy", "other")}
+    assert {name: (record["name"], record["recipe"]) for name, record in records.items()} == {
+        "toy": ("toy", "toy"),
+        "other": ("other", "toy"),
+    }
     shutil.move("runs/toy", "runs/moved")
     assert [stage.action for stage in run(name="moved").stages] == ["skip"] * 4
     for path in Path("runs").rglob("*.json"):
@@ -234,6 +239,7 @@ def test_several_seeds_lie_beside_each_other_and_equal_single_runs(toy):
     run("seed=5", name="single")
     several, single = results("runs/toy/seeds/5"), results("runs/single")
     assert several == single
+    assert json.loads(Path("runs/toy/seeds/5/run.json").read_text())["name"] == "toy"
     assert [stage.action for stage in run("seeds=[2, 5]").stages] == ["skip"] * 8
 
 

@@ -85,7 +85,9 @@ ORDER = [
     "Hallucination",
     "Exposure",
     "Bias",
+    "Hallucination: wordings never read",
     "Bias: dose and response",
+    "Bias: pairs and representation",
     "Reward and drift",
     "Win rates",
     "Answers that changed",
@@ -144,6 +146,17 @@ def test_every_figure_has_the_command_that_measures_it(page, chain):
     assert "fledge evaluate artificial --suite facts" in commands[0] + "".join(commands)
 
 
+@pytest.mark.parametrize(("name", "told"), [("artificial", ""), ("second", " --name second")])
+def test_the_page_says_how_a_run_of_another_name_is_made_again(
+    artificial_run, tmp_path, no_pictures, name, told
+):
+    folder = tmp_path / "copy"
+    shutil.copytree(artificial_run, folder)
+    record = json.loads((folder / "run.json").read_text())
+    write_json(folder / "run.json", record | {"name": name})
+    assert f"<pre>fledge run artificial{told} --set seed=0</pre>" in build_report([folder]).html
+
+
 def test_the_digests_of_models_data_and_results_are_shown(artificial_run, tmp_path, no_pictures):
     folder = tmp_path / "copy"
     shutil.copytree(artificial_run, folder)
@@ -186,6 +199,7 @@ def test_passed_checks_of_the_metrics_stand_in_a_table_and_alarm_nobody(page):
 def test_a_failed_check_of_a_metric_stands_at_the_top(artificial_run, no_pictures, monkeypatch):
     checks = [Check("statistics", "McNemar, none gained or lost", 1.0, 0.0, 0.5), Check("BBQ", "x", 0, 0, 0)]
     monkeypatch.setattr("pipeline.metric_self_test.run", lambda: checks)
+    monkeypatch.delenv("FLEDGE_DATA", raising=False)  # no published figure is computed again
     html = build_report([artificial_run]).html
     told = "1 of 2 checks of the metrics themselves failed"
     assert html.index('role="alert"') < html.index(told) < html.index(">Verdict<")

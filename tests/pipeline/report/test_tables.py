@@ -133,26 +133,58 @@ def test_slices_of_a_large_benchmark_stand_apart():
 # --- win rates --------------------------------------------------------------------------------------------
 
 
-def test_the_matrix_shows_both_sides_of_every_pair():
+@pytest.mark.parametrize(
+    ("prefix", "told"),
+    [
+        ("win_rate", "gold"),
+        ("judge/reward_model", "the reward model"),
+        ("judge/endpoint", "the endpoint"),
+    ],
+)
+def test_the_matrix_of_every_judge_shows_both_sides_of_every_pair(prefix, told):
     run = a_run(
         [
-            figure("win_rate/ppo_over_sft", "ppo", 0.7, 0.1),
-            figure("win_rate/ppo_over_sft/decided", "ppo", 0.9, 0.1),
-            figure("win_rate/length_controlled/ppo_over_sft", "ppo", 0.65),
-            figure("win_rate/strength", "ppo", 0.4),
-            figure("judge/endpoint/sft_over_base", "sft", 0.6, 0.1),
-            figure("judge/endpoint/sft_over_base/flips", "sft", 0.2),
+            figure(f"{prefix}/ppo_over_sft", "ppo", 0.7, 0.1),
+            figure(f"{prefix}/ppo_over_sft/decided", "ppo", 0.9, 0.1),
+            figure(f"{prefix}/length_controlled/ppo_over_sft", "ppo", 0.65),
+            figure(f"{prefix}/strength", "sft", -0.4),
+            figure(f"{prefix}/strength", "ppo", 0.4, no_difference=0.0),
         ]
     )
-    gold, judge = tables.win_matrices(run)
-    cells = {name: row for name, row, _ in gold.rows}
+    (matrix,) = tables.win_matrices(run)
+    assert matrix.judge == told
+    cells = {name: row for name, row, _ in matrix.rows}
     assert cells["ppo"][1] == pytest.approx((0.7, 0.6, 0.8, 0.65))
     assert cells["sft"][2] == pytest.approx((0.3, 0.2, 0.4, 0.35))
     assert cells["base"] == [None, None, None]
-    assert [strength and strength.value for _, _, strength in gold.rows] == [None, None, 0.4]
-    assert [row.label for row in gold.health] == ["ppo over sft, decided"]
-    assert (judge.judge, judge.rows[0][1][1].value) == ("endpoint", pytest.approx(0.4))
-    assert [row.label for row in judge.health] == ["sft over base, flips"]
+    assert [strength and strength.value for _, _, strength in matrix.rows] == [None, -0.4, 0.4]
+    assert [row.label for row in matrix.health] == ["ppo over sft, decided", "ppo over sft, at equal length"]
+    page = build.render([run], comparing=False)
+    assert f"judged by {told}: n / clusters 100 / 50." in page
+    assert "log-odds over all of them, n / clusters 100 / 50, no difference 0.000." in page
+    assert page.count("<small>0.650 at equal length</small>") == 1
+
+
+def test_gold_and_all_judges_are_shown_gold_first():
+    names = ("judge/endpoint/sft_over_base", "judge/reward_model/sft_over_base", "win_rate/sft_over_base")
+    run = a_run([figure(name, "sft", 0.6, 0.1) for name in (*names, "judge/endpoint/sft_over_base/flips")])
+    gold, endpoint, reward_model = tables.win_matrices(run)
+    assert [row.judge for row in (gold, endpoint, reward_model)] == [
+        "gold",
+        "the endpoint",
+        "the reward model",
+    ]
+    assert endpoint.rows[0][1][1].value == pytest.approx(0.4)
+    assert [row.label for row in endpoint.health] == ["sft over base, flips"]
+
+
+def test_a_judge_whose_calls_all_failed_is_still_shown():
+    run = a_run([figure("judge/endpoint/sft_over_base/failed_calls", "sft", 1.0, 0.0, none=0.0)])
+    (matrix,) = tables.win_matrices(run)
+    assert [row.label for row in matrix.health] == ["sft over base, failed calls"]
+    page = build.render([run], comparing=False)
+    assert "No pair has a verdict of the endpoint." in page
+    assert "judged by the endpoint" not in page
 
 
 def test_a_run_without_pairs_has_no_matrix():
@@ -218,6 +250,40 @@ def test_the_alignment_tax_holds_held_out_text_variety_and_tasks_together():
     assert tables.tax_rows(a_run(figures, models=MODELS[:1])) == []
 
 
+# --- wordings ---------------------------------------------------------------------------------------------
+
+
+def test_unseen_wordings_have_a_section_with_their_gaps_first():
+    run = a_run(
+        [
+            figure("facts/often/right", "ppo", 0.9),
+            figure("facts/often/right/seen_wording", "ppo", 0.92, guess_a_value=0.1),
+            figure("facts/often/right/unseen_wording", "ppo", 0.82, guess_a_value=0.1),
+            figure("facts/often/right/wording_gap", "ppo", -0.1, no_difference=0.0),
+            figure("facts/often/right/wording_gap/ppo_minus_sft", "ppo", 0.2),
+        ]
+    )
+    found = tables.wordings(run)
+    assert [(row.label, row.n, row.nulls) for row in found.gaps] == [
+        ("often, right", "100 / 50", "no difference 0.000")
+    ]
+    assert [row.label for row in found.shares] == [
+        "often, right, seen wording",
+        "often, right, unseen wording",
+    ]
+    page = build.render([run], comparing=False)
+    section = page[page.index("wordings never read") : page.index("Every figure with its nulls")]
+    for told in (
+        "a gap near 0",
+        "<td>often, right</td>",
+        "−0.100",
+        "−0.150 to −0.050",
+        "no difference 0.000",
+    ):
+        assert told in section
+    assert tables.wordings(a_run([figure("facts/often/right", "ppo", 0.9)])) == ([], [])
+
+
 # --- dose and response ------------------------------------------------------------------------------------
 
 
@@ -256,6 +322,15 @@ def test_doses_come_in_order_with_the_line_through_them():
     assert found.intercept.value == pytest.approx(0.0, abs=1e-12)
 
 
+def test_how_often_the_meter_calls_bias_what_is_none_stands_below_the_doses():
+    (figure,) = tables.dose_response(dosed_run()).false_positives
+    assert (figure.stage, figure.n, figure.nulls["nominal"]) == ("bias_0", 1000, pytest.approx(0.05))
+    page = build.render([dosed_run()], comparing=False)
+    told = page[page.index("dose and response") : page.index("Every figure with its nulls")]
+    assert "<td>bias_0, false positives<small>nominal 0.050</small></td>" in told
+    assert "where none was injected" in told
+
+
 def test_the_dose_response_is_drawn_beside_the_line_of_a_meter_without_error():
     picture = plots.pictures(dosed_run(), "p")["dose_response"]
     for label in ("as injected", "least squares", "measured", "injected excess of stereotyped pronouns"):
@@ -266,3 +341,42 @@ def test_a_run_without_doses_has_no_such_section():
     run = a_run([figure("bias/stereotyped", "ppo", 0.1)])
     assert tables.dose_response(run) is None
     assert "dose_response" not in plots.pictures(run, "p")
+
+
+# --- pairs and representation -----------------------------------------------------------------------------
+
+
+def test_pairs_and_representation_have_a_section_of_their_own():
+    figures = [
+        figure("counterfactual/signed", "ppo", 1.5, no_difference=0.0, injected=2.197),
+        figure("counterfactual/prefers_stereotyped", "ppo", 0.8, no_difference=0.5),
+        figure("counterfactual/flip_rate", "ppo", 0.3, coin=0.5),
+        figure("counterfactual/anything_new", "ppo", 0.3),
+        figure("representation/distance", "ppo", 0.2, one_gender=0.5),
+        figure("representation/distance/ppo_minus_sft", "ppo", 0.1),
+    ]
+    run = a_run(figures)
+    labels = [row.label for row in tables.counterfactual_rows(run)]
+    assert labels == [
+        "stereotyped version likelier by",
+        "stereotyped version the likelier",
+        "choices that another pronoun turns",
+        "anything new",
+    ]
+    (row,) = tables.representation_rows(run)
+    assert (row.n, row.nulls) == ("100 / 50", "one gender 0.500")
+    page = build.render([run], comparing=False)
+    section = page[page.index("Bias: pairs and representation") : page.index("Every figure with its nulls")]
+    for told in (
+        "0 nats on average",
+        "injected 2.197",
+        "1.450 to 1.550",
+        "a distance of 0",
+        "0.150 to 0.250",
+    ):
+        assert told in section
+    assert "A choice turns where" in section
+    assert "A choice turns where" not in build.render([a_run(figures[:2])], comparing=False)
+    alone = build.render([a_run(figures[4:])], comparing=False)
+    assert "Bias: pairs and representation" in alone
+    assert "0 nats on average" not in alone

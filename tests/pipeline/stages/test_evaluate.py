@@ -404,6 +404,18 @@ def test_an_evaluation_whose_records_are_read_is_of_the_stages_code():
     assert evaluate.loaded(config) == ["pipeline.evals.gold", "pipeline.evals.win_rate"]
 
 
+@pytest.mark.parametrize(
+    ("record", "command"),
+    [
+        ({"name": "second", "recipe": "smoke"}, "fledge evaluate second"),
+        ({"recipe": "smoke"}, "fledge evaluate smoke"),
+    ],
+)
+def test_the_command_of_a_figure_names_the_run_by_its_own_name(tmp_path, record, command):
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert evaluate.reproducing_command(StageRun("evaluate", tmp_path)) == command
+
+
 def test_nothing_is_stored_twice(records):
     assert not {row.evaluation for row in records} & {"abstention", "win_rate"}
 
