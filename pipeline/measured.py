@@ -50,9 +50,10 @@ def rarer_by(kind: Callable[[Scored], float]) -> Callable[[Sequence[Scored]], Se
 class Measured:
     """One figure over all stages, before its intervals.
 
-    `kind` is a rate of 0 and 1 (1/2 for ties), a mean, a ratio of the sum of scores to the sum of weights, or any
-    other statistic. `better` is +1 where more is better, -1 where less is, 0 where neither. `headline` figures
-    form the family that is corrected for being several.
+    `kind` is a rate of 0 and 1 (1/2 for ties), a mean, a ratio of the sum of scores to the sum of weights, a
+    test, or any other statistic. A test is the clustered p-value of the mean score being 0, and its interval is
+    itself. `better` is +1 where more is better, -1 where less is, 0 where neither. `headline` figures form the
+    family that is corrected for being several.
 
     A ratio is compared by its linearised parts; where an item's weights differ between the sides, as attempts do,
     with Student's interval, as a bootstrap of few clusters is too narrow there. A stage in which no item has a
@@ -71,7 +72,7 @@ class Measured:
 
     name: str
     unit: str
-    kind: Literal["rate", "mean", "ratio", "statistic"]
+    kind: Literal["rate", "mean", "ratio", "test", "statistic"]
     scores: Mapping[str, Sequence[Scored]]
     better: int = 0
     nulls: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -233,7 +234,11 @@ def interval_of(kind: str, rows: Sequence[Scored]) -> Interval:
         return statistics.rate(scores, clusters)
     if kind == "ratio":
         return statistics.ratio(scores, [row.weight for row in rows], clusters)
-    return statistics.mean(scores, clusters)
+    found = statistics.mean(scores, clusters)
+    if kind == "test" and found.num:
+        p_value = statistics.t_test(found.value, found.se, found.num_clusters)
+        return found._replace(value=p_value, low=p_value, high=p_value)
+    return found
 
 
 def value_of(measured: Measured, rows: Sequence[Scored]) -> float:
