@@ -202,6 +202,26 @@ def _wins_at_equal_length(
     return length_controlled_win_rate([row.score for row in rows], [row.weight for row in rows], counts)
 
 
+def f_of_attempts(
+    name: str,
+    scores: Mapping[str, Sequence[Scored]],
+    nulls: Mapping[str, Mapping[str, float]],
+    *,
+    unit: str = "share",
+) -> Measured:
+    """SimpleQA's F (Wei et al. 2024), the harmonic mean of the shares right of all and right of the attempted.
+
+    It is twice the right ones over the attempted and all, which is a ratio. A row's score is 1 for right, its
+    weight 1 for an attempt.
+    """
+    twice = {
+        stage: [row._replace(score=2 * row.score, weight=1 + row.weight) for row in rows]
+        for stage, rows in scores.items()
+    }
+    # Where few are attempted, a right one counts twice.
+    return Measured(name, unit, "ratio", twice, 1, nulls, bounds=(0.0, 2.0))
+
+
 def two_means_of_samples(
     rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
 ) -> Float[np.ndarray, " samples"]:

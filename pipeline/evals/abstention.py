@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from data.settings import Settings
 from pipeline.answers import Context, Records
-from pipeline.measured import Measured, Scored, of_records, with_outcome
+from pipeline.measured import Measured, Scored, f_of_attempts, of_records, with_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,14 +53,13 @@ def figures(records: Records, context: Context) -> list[Measured]:
         return []
     guess = _right_by_guessing(context.of_task("facts"))
     right, hallucinated = _of_attempts(records, (RIGHT,)), _of_attempts(records, HALLUCINATED)
-    twice = {stage: [_twice(row) for row in rows] for stage, rows in right.items()}
     rows = [
         _rate("attempted", 0, _outcome(records, *ATTEMPTED), 0.0, 1.0),
         _rate("hallucinated", -1, _outcome(records, *HALLUCINATED), 0.0, 1 - guess),
         _rate("recall", 1, _outcome(records, "abstain", group=UNKNOWABLE), 1.0, 0.0),
         _rate("over_abstention", -1, _outcome(records, "abstain", group=KNOWABLE), 1.0, 0.0),
-        _ratio("hallucinated_of_attempted", -1, hallucinated, None, 1 - guess, 1.0),
-        _ratio("f", 1, twice, 0.0, guess, 2.0),  # where few are attempted, a right one counts twice
+        _of_attempted("hallucinated_of_attempted", hallucinated, guess),
+        f_of_attempts("abstention/f", right, _nulls(right, 0.0, guess)),
     ]
     rows += [_target_score(target, right, guess) for target in context.options["abstention"].targets]
     return rows + _by_tier(records, context)
@@ -76,7 +75,7 @@ def _by_tier(records: Records, context: Context) -> list[Measured]:
         hallucinated = _of_attempts(kept, HALLUCINATED)
         found += [
             _rate(f"attempted/{tier}", 0, _outcome(kept, *ATTEMPTED), 0.0, 1.0),
-            _ratio(f"hallucinated_of_attempted/{tier}", -1, hallucinated, None, 1 - guess, 1.0),
+            _of_attempted(f"hallucinated_of_attempted/{tier}", hallucinated, guess),
         ]
     return found
 
@@ -89,11 +88,10 @@ def _rate(name: str, better: int, scores: Scores, abstain: float, guess: float) 
     return Measured(f"abstention/{name}", "share", "rate", scores, better, nulls)
 
 
-def _ratio(
-    name: str, better: int, scores: Scores, abstain: float | None, guess: float, most: float
-) -> Measured:
-    nulls = _nulls(scores, abstain, guess)
-    return Measured(f"abstention/{name}", "share", "ratio", scores, better, nulls, bounds=(0.0, most))
+def _of_attempted(name: str, scores: Scores, guess: float) -> Measured:
+    """Of attempts alone; who never answers has none."""
+    nulls = _nulls(scores, None, 1 - guess)
+    return Measured(f"abstention/{name}", "share", "ratio", scores, -1, nulls, bounds=(0.0, 1.0))
 
 
 def _target_score(target: float, scores: Scores, guess: float) -> Measured:
@@ -134,8 +132,3 @@ def _of_attempts(records: Records, outcomes: tuple[str, ...]) -> Scores:
         return Scored(row.id, row.cluster, with_outcome(*outcomes)(row), attempted, row.completion)
 
     return {stage: [scored(row) for row in rows] for stage, rows in records.items()}
-
-
-def _twice(row: Scored) -> Scored:
-    """What an item adds to both sides of F, which is twice the right ones over the attempted and all."""
-    return row._replace(score=2 * row.score, weight=1 + row.weight)

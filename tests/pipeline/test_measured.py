@@ -11,6 +11,7 @@ from pipeline.measured import (
     Measured,
     Scored,
     comparison_of,
+    f_of_attempts,
     figures_of,
     mean_of_samples,
     of_records,
@@ -152,6 +153,16 @@ def test_the_change_of_a_ratio_is_the_difference_of_the_ratios():
     values = [figure.value for figure in figures_of(measured, seed=0, command="")]
     assert values == [11 / 5, 6 / 5]
     assert comparison_of(measured, "a", "b", seed=0).value == pytest.approx(values[1] - values[0])
+
+
+def test_f_is_the_harmonic_mean_of_right_and_right_of_the_attempted():
+    scores = [(1.0, 1.0)] * 3 + [(0.0, 1.0)] * 2 + [(0.0, 0.0)] * 6 + [(math.nan, 1.0)]
+    rows = [Scored(str(n), str(n // 2), *parts) for n, parts in enumerate(scores)]
+    measured = f_of_attempts("quiz/f", {"one": rows}, {"one": {"silent": 0.0}})
+    (figure,) = figures_of(measured, seed=0, command="")
+    assert figure.value == pytest.approx(2 / (1 / (3 / 5) + 1 / (3 / 11)))
+    assert (figure.n, figure.nulls, measured.better) == (11, {"silent": 0.0}, 1)
+    assert measured.bounds == (0, 2)
 
 
 def test_unscored_items_are_left_out_not_counted_wrong():
