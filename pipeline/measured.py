@@ -67,7 +67,8 @@ class Measured:
 
     `bounds` are those within which an item may move the figure: of the scores, where it is a mean of them. A rate
     has 0 and 1. No interval passes them. They make one where nothing varies, from the number of clusters of the
-    items that the figure `rests_on`; without them there is none.
+    items that the figure `rests_on`; without them there is none. An item may count for more than the figure can
+    be: then that is where it `ends`, and no interval of it passes that either.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Measured:
     resampled: Callable[[Sequence[Scored], Float[np.ndarray, "samples items"]], np.ndarray] | None = None
     interval: Literal["bootstrap", "jackknife"] = "bootstrap"
     bounds: tuple[float, float] = UNBOUNDED
+    ends: tuple[float, float] = UNBOUNDED
     rests_on: Callable[[Sequence[Scored]], Sequence[Scored]] = weighed
 
     def __post_init__(self) -> None:
@@ -219,7 +221,7 @@ def f_of_attempts(
         for stage, rows in scores.items()
     }
     # Where few are attempted, a right one counts twice.
-    return Measured(name, unit, "ratio", twice, 1, nulls, bounds=(0.0, 2.0))
+    return Measured(name, unit, "ratio", twice, 1, nulls, bounds=(0.0, 2.0), ends=(0.0, 1.0))
 
 
 def two_means_of_samples(
@@ -282,6 +284,7 @@ def figures_of(measured: Measured, *, seed: int, command: str) -> list[Figure]:
         if found.value != found.value and measured.kind in ("statistic", "ratio"):
             continue
         low, high = _bounded(found, measured.bounds, measured, [rows])
+        low, high = max(low, measured.ends[0]), min(high, measured.ends[1])
         nulls = dict(measured.nulls.get(stage, {}))
         figures.append(
             Figure(

@@ -1,4 +1,4 @@
-"""To answer or to abstain: attempts and hallucinations among them, by exposure, too; F; confidence targets.
+"""To answer or to abstain: attempts and hallucinations among them; F; confidence targets; by exposure, too.
 
 Only right, wrong and fabricated answers are attempts; a malformed one says nothing, so that it scores 0 as an
 honest abstention does (its share is `facts/<tier>/malformed`). Formulas in `pipeline.calibration`.
@@ -61,22 +61,26 @@ def figures(records: Records, context: Context) -> list[Measured]:
         _of_attempted("hallucinated_of_attempted", hallucinated, guess),
         f_of_attempts("abstention/f", right, _nulls(right, 0.0, guess)),
     ]
-    rows += [_target_score(target, right, guess) for target in context.options["abstention"].targets]
+    targets = context.options["abstention"].targets
+    rows += [_target_score(f"{target:g}", target, right, guess) for target in targets]
     return rows + _by_tier(records, context)
 
 
 def _by_tier(records: Records, context: Context) -> list[Measured]:
-    """Attempts, and hallucinations among them, of each tier where there are several."""
+    """What says something of one tier, of each where there are several."""
     tiers = dict.fromkeys(row.group for of_stage in records.values() for row in of_stage)
     found = []
     for tier in tiers if len(tiers) > 1 else ():
         kept = {stage: [row for row in rows if row.group == tier] for stage, rows in records.items()}
         guess = _right_by_guessing([item for item in context.of_task("facts") if item.group == tier])
-        hallucinated = _of_attempts(kept, HALLUCINATED)
+        right, hallucinated = _of_attempts(kept, (RIGHT,)), _of_attempts(kept, HALLUCINATED)
         found += [
             _rate(f"attempted/{tier}", 0, _outcome(kept, *ATTEMPTED), 0.0, 1.0),
             _of_attempted(f"hallucinated_of_attempted/{tier}", hallucinated, guess),
+            f_of_attempts(f"abstention/f/{tier}", right, _nulls(right, 0.0, guess)),
         ]
+        targets = context.options["abstention"].targets
+        found += [_target_score(f"{target:g}/{tier}", target, right, guess) for target in targets]
     return found
 
 
@@ -94,7 +98,7 @@ def _of_attempted(name: str, scores: Scores, guess: float) -> Measured:
     return Measured(f"abstention/{name}", "share", "ratio", scores, -1, nulls, bounds=(0.0, 1.0))
 
 
-def _target_score(target: float, scores: Scores, guess: float) -> Measured:
+def _target_score(name: str, target: float, scores: Scores, guess: float) -> Measured:
     """The mean score where a wrong answer costs t / (1 - t)."""
     from pipeline.calibration import target_scores
 
@@ -104,7 +108,7 @@ def _target_score(target: float, scores: Scores, guess: float) -> Measured:
         found[stage] = [row._replace(score=float(new)) for row, new in zip(rows, points, strict=True)]
     cost = target / (1 - target)
     nulls = _nulls(found, 0.0, guess - (1 - guess) * cost)
-    return Measured(f"abstention/score/{target:g}", "points", "mean", found, 1, nulls, bounds=(-cost, 1.0))
+    return Measured(f"abstention/score/{name}", "points", "mean", found, 1, nulls, bounds=(-cost, 1.0))
 
 
 def _nulls(scores: Scores, abstain: float | None, guess: float) -> dict[str, dict[str, float]]:

@@ -77,17 +77,26 @@ def expected_rate(scores, clusters):
     return p, centre - half, centre + half, n, num
 
 
-def expected_mean(scores, clusters, weights=None):
+def bounds_of(name):
+    """Between which an item can move a mean or ratio."""
+    kind, part, *rest = [*name.split("/"), ""]
+    if (kind, part) == ("abstention", "score"):
+        return -float(rest[0]) / (1 - float(rest[0])), 1.0
+    return 0.0, 2.0 if (kind, part) == ("abstention", "f") else 1.0
+
+
+def expected_mean(scores, clusters, weights=None, bounds=(0.0, 1.0)):
     weights = weights or [1.0] * len(scores)
     ratio = math.fsum(scores) / math.fsum(weights)
     mean_weight = math.fsum(weights) / len(weights)
     residuals = [(s - ratio * w) / mean_weight for s, w in zip(scores, weights, strict=True)]
     error, num = clustered_error(residuals, clusters)
-    if error < 1e-12:  # of so many clusters as many others, within 0 and 1, as Wilson's bound on none allows
+    if error < 1e-12:  # of so many clusters as many others, within the bounds, as Wilson's on none allows
         telling = len({cluster for cluster, weight in zip(clusters, weights, strict=True) if weight})
         q = stats.t.ppf(0.975, telling - 1)
         share = q * q / (telling + q * q)
-        return ratio, ratio - share * ratio, ratio + share * (1 - ratio), len(scores), num
+        low, high = ratio - share * (ratio - bounds[0]), ratio + share * (bounds[1] - ratio)
+        return ratio, low, high, len(scores), num
     skewness, excess = shape(residuals, clusters)
     q = stats.t.ppf(0.975, degrees_of_freedom(excess - skewness**2, num))
     g = skewness / math.sqrt(num)
@@ -136,7 +145,7 @@ def rows_of(figure, records):
         words = {"attempted": ("right", "wrong", "fabricated"), "hallucinated": ("wrong", "fabricated")}
         return outcomes(pick("facts", group=group), *words.get(name[1], ("abstain",)))
     if name[0] == "abstention" and name[1] == "score":
-        target, rows = float(name[2]), pick("facts")
+        target, rows = float(name[2]), pick("facts", group="/".join(name[3:]) or None)
         points = {"right": 1.0, "wrong": -target / (1 - target), "fabricated": -target / (1 - target)}
         return "mean", [points.get(r.outcome, 0.0) for r in rows], [r.cluster for r in rows]
     if name[0] == "abstention":
@@ -224,9 +233,10 @@ def test_every_figure_of_the_report_follows_from_the_records(report, records):
         if "_minus_" in figure["name"] or is_statistic(figure):
             continue
         kind, *rows = rows_of(figure, records)
-        expected = expected_rate(*rows) if kind == "rate" else expected_mean(*rows)
-        if kind == "ratio":  # of shares, whose intervals end at 0 and 1
-            expected = expected[0], max(expected[1], 0), min(expected[2], 1), *expected[3:]
+        bounds = bounds_of(figure["name"])
+        expected = expected_rate(*rows) if kind == "rate" else expected_mean(*rows, bounds=bounds)
+        if kind == "ratio" or figure["name"].startswith("abstention/score"):  # shares and points end at 1
+            expected = expected[0], max(expected[1], bounds[0]), min(expected[2], 1), *expected[3:]
         found = [figure[part] for part in ("value", "low", "high", "n", "clusters")]
         assert found == pytest.approx(list(expected), abs=1e-9), figure["name"]
         checked += 1
