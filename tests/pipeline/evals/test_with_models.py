@@ -5,7 +5,9 @@ import json
 import math
 import shlex
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from pipeline.byte_ngram import gzip_bits_per_byte
 from pipeline.checkpoint import write_json
 from pipeline.cli import app
 from pipeline.evaluation import evaluate as evaluate_sources
+from pipeline.rankings import bradley_terry
 from pipeline.records import read_records
 from pipeline.run import StageRun
 from pipeline.stages import evaluate
@@ -79,6 +82,40 @@ def test_an_untrained_model_of_the_same_architecture_is_a_null_of_every_figure(c
     assert expected == pytest.approx(math.log(300), abs=0.3)
     _, again = evaluated(chain, name="again", suite=["held_out_loss", "form"])
     assert again["loss/held_out", "sft"]["nulls"] == figures["loss/held_out", "sft"]["nulls"]
+
+
+def test_win_rates_have_the_untrained_model_in_the_place_of_who_is_compared(chain, monkeypatch):
+    golds = {"base": [0, 1, 2], "sft": [1, 1, 1], "ppo": [2, 0, 3], "untrained": [1, 0, 2]}
+    monkeypatch.setattr("pipeline.answers.Context.knows", lambda context, item: True)
+
+    def judge(context, item, answer):
+        (stage,) = (stage for stage, rows in context.answers.items() if rows.get(item.id) is answer)
+        score = float(golds[stage][int(item.id) % 3])
+        return SimpleNamespace(score=score, terms={}, outcome="", explanation="")
+
+    monkeypatch.setattr("pipeline.answers.Context.judge", judge)
+    monkeypatch.setattr("pipeline.answers.Context.other_answer", lambda c, stage, items: c.answers[stage])
+    _, figures = evaluated(chain, suite=["win_rate"])
+    ids = range(7)
+
+    def win(ours, theirs):
+        sides = [(golds[ours][n % 3], golds[theirs][n % 3]) for n in ids]
+        return sum((a > b) + (a == b) / 2 for a, b in sides) / len(sides)
+
+    for ours, theirs in (("sft", "base"), ("ppo", "base"), ("ppo", "sft")):
+        figure = figures[f"win_rate/{ours}_over_{theirs}", ours]
+        assert figure["value"] == pytest.approx(win(ours, theirs))
+        assert figure["nulls"]["untrained"] == pytest.approx(win("untrained", theirs))
+        assert "untrained" in figures[f"win_rate/length_controlled/{ours}_over_{theirs}", ours]["nulls"]
+    # Of as many sides, with the untrained one in this one's place.
+    sides = [golds[stage] for stage in ("base", "sft", "untrained")]
+    wins = np.array(
+        [[sum((a[n % 3] > b[n % 3]) + (a[n % 3] == b[n % 3]) / 2 for n in ids) for b in sides] for a in sides]
+    )
+    assert figures["win_rate/strength", "ppo"]["nulls"] == {
+        "no_difference": 0.0,
+        "untrained": pytest.approx(bradley_terry(wins)[2]),
+    }
 
 
 def test_without_it_no_untrained_model_is_asked(chain):
