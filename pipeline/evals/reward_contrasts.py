@@ -18,6 +18,7 @@ from data.rows import Item, read_jsonl
 from data.settings import Settings
 from pipeline.measured import Measured, of_records, win_score
 from pipeline.records import Record
+from pipeline.untrained import RANKING
 
 if TYPE_CHECKING:
     from pipeline.answers import Context, Records
@@ -106,10 +107,10 @@ def _answers(item: Item, contrast: Contrast, seed: int) -> tuple[str, str]:
 
 
 def figures(records: Records, context: Context) -> list[Measured]:
-    """The share of questions ranked as gold ranks them, for each contrast and group."""
+    """The share of questions ranked as gold ranks them; nulls are chance and an untrained reward model."""
     rows = {stage: found for stage, found in records.items() if stage == REWARD}
     names = dict.fromkeys((row.measure, row.group) for found in rows.values() for row in found)
-    nulls = {REWARD: {"chance": 0.5}}
+    nulls = {REWARD: RANKING}
     return [
         Measured(
             f"reward/{measure}/{group}",

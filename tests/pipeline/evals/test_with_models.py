@@ -118,6 +118,19 @@ def test_win_rates_have_the_untrained_model_in_the_place_of_who_is_compared(chai
     }
 
 
+def test_the_answers_of_the_untrained_model_are_rewarded_as_those_of_chat_models_are(chain, monkeypatch):
+    monkeypatch.setattr(
+        "pipeline.reward_scores.score_with",
+        lambda folder, items, texts, *_, **__: [float(len(t)) for t in texts],
+    )
+    run, figures = evaluated(chain, suite=["proxy"], more={"reward": chain / "stages" / "reward"})
+    rows = read_records(run.dir / "records.untrained.jsonl")
+    assert len(rows) == 7
+    assert {stage for _, stage in figures} == {"sft", "ppo"}
+    mean = sum(len(row.completion) for row in rows) / 7
+    assert figures["proxy/mean", "sft"]["nulls"]["untrained"] == pytest.approx(mean)
+
+
 def test_without_it_no_untrained_model_is_asked(chain):
     run, figures = evaluated(chain, suite=["form"], untrained=False)
     assert "untrained" not in figures["length", "sft"]["nulls"]
@@ -139,9 +152,10 @@ def test_every_model_is_written_down_with_the_stage_that_made_it(chain):
     ]
 
 
-def evaluated(chain, name="evaluate", **settings):
+def evaluated(chain, name="evaluate", more=None, **settings):
     stages = chain / "stages"
     inputs = {"corpus": stages / "corpus", "models": [stages / model for model in ("pretrain", "sft", "ppo")]}
+    inputs |= more or {}
     run = StageRun(name, chain, seed=3, inputs=inputs)
     model = evaluate.config_class(settings)
     evaluate.run(model(max_new_tokens=9, **settings), run)
@@ -442,7 +456,7 @@ def test_a_reward_model_is_measured_on_any_file_of_pairs(chain, pairs, capsys):
     ]
     assert (figure["name"], figure["n"]) == ("reward/accuracy", 30)
     assert figure["value"] == pytest.approx(sum(wins) / 30)
-    assert set(figure["nulls"]) == {"chance", "longer"}  # nothing that was measured on other pairs
+    assert set(figure["nulls"]) == {"chance", "untrained", "longer"}  # nothing that was measured on other pairs
     digest = hashlib.sha256(pairs.read_bytes()).hexdigest()[:16]
     assert found["notes"]["reward_accuracy"] == {"file": "pairs.jsonl", "sha256": [digest], "read": 30}
 

@@ -194,6 +194,22 @@ def test_the_win_rate_at_equal_length(records, figures, ours, theirs):
     assert found["value"] == pytest.approx(1 / (1 + math.exp(-a)), abs=1e-5)
 
 
+# --- reward
+
+
+@pytest.mark.parametrize("stage", ["sft", "ppo"])
+def test_the_reward_of_answers_to_other_questions(records, figures, stage):
+    own = {r.id: r for r in of(records, "proxy", stage, "score")}
+    others = of(records, "proxy", stage, "other_answer")
+    assert 40 <= len(others) < 80
+    given = {r.completion for r in of(records, "form", stage, "length")}
+    assert all(r.completion in given and own[r.id].prompt == r.prompt for r in others)
+    assert sum(r.completion != own[r.id].completion for r in others) > 30
+    mean = math.fsum(r.score for r in others) / len(others)
+    nulls = figures["proxy/mean", stage]["nulls"]
+    assert nulls == {"answer_to_another_question": pytest.approx(mean), "mean_of_sft": 0.0}
+
+
 # --- tests of changes
 
 

@@ -355,8 +355,11 @@ def test_nulls_stand_beside_the_figures(report):
     assert value(report, "bias/stereotyped", "base")["nulls"]["injected"] == pytest.approx(0.8)
     assert value(report, "win_rate/ppo_over_sft", "ppo")["nulls"] == {"no_difference": 0.5}
     nulls = value(report, "reward/accuracy", "reward")["nulls"]
-    assert nulls["chance"] == 0.5
+    assert nulls["chance"] == nulls["untrained"] == 0.5
     assert nulls["shuffled_labels"] == 0.51
+    assert value(report, "reward/ceiling", "reward")["nulls"] == {"labels_by_coin": 0.5}
+    assert value(report, "kl", "ppo")["nulls"] == {"unchanged": 0.0}
+    assert {f["name"] for f in report["figures"] if not f["nulls"]} <= {"ends", "bias/neutral"}
 
 
 def test_reward_accuracy_follows_gold_not_the_noisy_label(report):
