@@ -456,7 +456,11 @@ def test_a_reward_model_is_measured_on_any_file_of_pairs(chain, pairs, capsys):
     ]
     assert (figure["name"], figure["n"]) == ("reward/accuracy", 30)
     assert figure["value"] == pytest.approx(sum(wins) / 30)
-    assert set(figure["nulls"]) == {"chance", "untrained", "longer"}  # nothing that was measured on other pairs
+    assert set(figure["nulls"]) == {
+        "chance",
+        "untrained",
+        "longer",
+    }  # nothing that was measured on other pairs
     digest = hashlib.sha256(pairs.read_bytes()).hexdigest()[:16]
     assert found["notes"]["reward_accuracy"] == {"file": "pairs.jsonl", "sha256": [digest], "read": 30}
 
