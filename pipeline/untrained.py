@@ -1,6 +1,10 @@
 """The architecture of the first model with fresh weights: what a figure is worth before any training.
 
 It answers the same questions, but briefly: what it says is noise, and noise does not get better with length.
+Where a figure is of several models, it stands in the place of each. What a reward model has before any
+training is known without making one (`RANKING`). KL has no such null, as its model started from another; nor
+has the ceiling of the labels, in which no model has a part; nor what judges say, whom every further pair
+costs.
 """
 
 from __future__ import annotations

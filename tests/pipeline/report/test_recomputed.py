@@ -210,6 +210,21 @@ def test_the_reward_of_answers_to_other_questions(records, figures, stage):
     assert nulls == {"answer_to_another_question": pytest.approx(mean), "mean_of_sft": 0.0}
 
 
+def test_a_contrast_stands_beside_the_longer_or_the_shorter_answer(records, results):
+    checked = set()
+    for figure in results["figures"]:
+        kind, contrast, *group = [*figure["name"].split("/"), ""]
+        if kind != "reward" or "_over_" not in contrast or "_minus_" in figure["name"]:
+            continue
+        rows = [r for r in of(records, "reward_contrasts", "reward", contrast) if r.group == group[0]]
+        texts = [r.completion.split("\n--- over ---\n") for r in rows]
+        longer = sum((len(a) > len(b)) + (len(a) == len(b)) / 2 for a, b in texts) / len(texts)
+        best = {"longer": longer} if longer >= 0.5 else {"shorter": 1 - longer}
+        assert figure["nulls"] == pytest.approx({"chance": 0.5, "untrained": 0.5, **best}), figure["name"]
+        checked.update(best)
+    assert checked == {"longer", "shorter"}
+
+
 # --- tests of changes
 
 
