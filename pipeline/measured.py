@@ -50,9 +50,10 @@ def rarer_by(kind: Callable[[Scored], float]) -> Callable[[Sequence[Scored]], Se
 class Measured:
     """One figure over all stages, before its intervals.
 
-    `kind` is a rate of 0 and 1 (1/2 for ties), a mean, a ratio of the sum of scores to the sum of weights, or any
-    other statistic. `better` is +1 where more is better, -1 where less is, 0 where neither. `headline` figures
-    form the family that is corrected for being several.
+    `kind` is a rate of 0 and 1 (1/2 for ties), a mean, a ratio of the sum of scores to the sum of weights, a
+    test, or any other statistic. A test is the clustered p-value of the mean score being 0, and its interval is
+    itself. `better` is +1 where more is better, -1 where less is, 0 where neither. `headline` figures form the
+    family that is corrected for being several.
 
     A ratio is compared by its linearised parts; where an item's weights differ between the sides, as attempts do,
     with Student's interval, as a bootstrap of few clusters is too narrow there. A stage in which no item has a
@@ -66,12 +67,13 @@ class Measured:
 
     `bounds` are those within which an item may move the figure: of the scores, where it is a mean of them. A rate
     has 0 and 1. No interval passes them. They make one where nothing varies, from the number of clusters of the
-    items that the figure `rests_on`; without them there is none.
+    items that the figure `rests_on`; without them there is none. An item may count for more than the figure can
+    be: then that is where it `ends`, and no interval of it passes that either.
     """
 
     name: str
     unit: str
-    kind: Literal["rate", "mean", "ratio", "statistic"]
+    kind: Literal["rate", "mean", "ratio", "test", "statistic"]
     scores: Mapping[str, Sequence[Scored]]
     better: int = 0
     nulls: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -81,6 +83,7 @@ class Measured:
     resampled: Callable[[Sequence[Scored], Float[np.ndarray, "samples items"]], np.ndarray] | None = None
     interval: Literal["bootstrap", "jackknife"] = "bootstrap"
     bounds: tuple[float, float] = UNBOUNDED
+    ends: tuple[float, float] = UNBOUNDED
     rests_on: Callable[[Sequence[Scored]], Sequence[Scored]] = weighed
 
     def __post_init__(self) -> None:
@@ -201,6 +204,26 @@ def _wins_at_equal_length(
     return length_controlled_win_rate([row.score for row in rows], [row.weight for row in rows], counts)
 
 
+def f_of_attempts(
+    name: str,
+    scores: Mapping[str, Sequence[Scored]],
+    nulls: Mapping[str, Mapping[str, float]],
+    *,
+    unit: str = "share",
+) -> Measured:
+    """SimpleQA's F (Wei et al. 2024), the harmonic mean of the shares right of all and right of the attempted.
+
+    It is twice the right ones over the attempted and all, which is a ratio. A row's score is 1 for right, its
+    weight 1 for an attempt.
+    """
+    twice = {
+        stage: [row._replace(score=2 * row.score, weight=1 + row.weight) for row in rows]
+        for stage, rows in scores.items()
+    }
+    # Where few are attempted, a right one counts twice.
+    return Measured(name, unit, "ratio", twice, 1, nulls, bounds=(0.0, 2.0), ends=(0.0, 1.0))
+
+
 def two_means_of_samples(
     rows: Sequence[Scored], counts: Float[np.ndarray, "samples items"]
 ) -> Float[np.ndarray, " samples"]:
@@ -233,7 +256,11 @@ def interval_of(kind: str, rows: Sequence[Scored]) -> Interval:
         return statistics.rate(scores, clusters)
     if kind == "ratio":
         return statistics.ratio(scores, [row.weight for row in rows], clusters)
-    return statistics.mean(scores, clusters)
+    found = statistics.mean(scores, clusters)
+    if kind == "test" and found.num:
+        p_value = statistics.t_test(found.value, found.se, found.num_clusters)
+        return found._replace(value=p_value, low=p_value, high=p_value)
+    return found
 
 
 def value_of(measured: Measured, rows: Sequence[Scored]) -> float:
@@ -257,6 +284,7 @@ def figures_of(measured: Measured, *, seed: int, command: str) -> list[Figure]:
         if found.value != found.value and measured.kind in ("statistic", "ratio"):
             continue
         low, high = _bounded(found, measured.bounds, measured, [rows])
+        low, high = max(low, measured.ends[0]), min(high, measured.ends[1])
         nulls = dict(measured.nulls.get(stage, {}))
         figures.append(
             Figure(

@@ -1,11 +1,15 @@
 """The architecture of the first model with fresh weights: what a figure is worth before any training.
 
 It answers the same questions, but briefly: what it says is noise, and noise does not get better with length.
+Where a figure is of several models, it stands in the place of each. What a reward model has before any
+training is known without making one (`RANKING`). KL has no such null, as its model started from another; nor
+has the ceiling of the labels, in which no model has a part; nor what judges say, whom every further pair
+costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +17,17 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 
 from data.randomness import key
-from pipeline.answers import Context, Model
-from pipeline.measured import Measured
+from pipeline.answers import Context, Model, Records
+from pipeline.measured import Measured, value_of
+from pipeline.records import Record
 
 UNTRAINED = "untrained"  # its name among the nulls of a figure
 MAX_PARAMETERS = 10**8  # a larger one is not made: it would cost as much as the models themselves
 MAX_NEW_TOKENS = 16
 OF_THE_REWARD = "reward"  # evaluations of this suite look at no model that answers
+# A reward model's share of pairs in the right order: by chance, and before any training. The last layers of its
+# heads are drawn as likely with the other sign, which turns every pair round; an implicit one finds them equal.
+RANKING = {"chance": 0.5, UNTRAINED: 0.5}
 
 
 @contextmanager
@@ -65,9 +73,25 @@ def looks_at_models(module: ModuleType) -> bool:
     return module.SUITE != OF_THE_REWARD
 
 
-def with_null(row: Measured, values: dict[str, float]) -> Measured:
+def in_each_place(
+    module: ModuleType, records: Records, noise: Sequence[Record], context: Context
+) -> dict[tuple[str, str], float]:
+    """What figures of several models are with the untrained one in a stage's place, by figure and stage.
+
+    `noise` are the untrained model's records.
+    """
+    found = {}
+    for stage in records if noise else ():
+        for row in module.figures({**records, stage: list(noise)}, context):
+            if stage in row.scores:
+                found[row.name, stage] = value_of(row, row.scores[stage])
+    return {name: value for name, value in found.items() if value == value}
+
+
+def with_null(row: Measured, values: dict[str, float], in_place: dict[tuple[str, str], float]) -> Measured:
     """A figure with the untrained model's value among its nulls, where it has one."""
-    if row.name not in values:
-        return row
-    nulls = {stage: {**row.nulls.get(stage, {}), UNTRAINED: values[row.name]} for stage in row.scores}
+    nulls = {stage: dict(row.nulls.get(stage, {})) for stage in row.scores}
+    for stage, found in nulls.items():
+        value = in_place.get((row.name, stage), values.get(row.name))
+        found |= {} if value is None else {UNTRAINED: value}
     return replace(row, nulls=nulls)

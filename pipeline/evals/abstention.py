@@ -1,4 +1,4 @@
-"""To answer or to abstain: attempts and hallucinations among them, by exposure, too; F; confidence targets.
+"""To answer or to abstain: attempts and hallucinations among them; F; confidence targets; by exposure, too.
 
 Only right, wrong and fabricated answers are attempts; a malformed one says nothing, so that it scores 0 as an
 honest abstention does (its share is `facts/<tier>/malformed`). Formulas in `pipeline.calibration`.
@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from data.settings import Settings
 from pipeline.answers import Context, Records
-from pipeline.measured import Measured, Scored, of_records, with_outcome
+from pipeline.measured import Measured, Scored, f_of_attempts, of_records, with_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,31 +53,34 @@ def figures(records: Records, context: Context) -> list[Measured]:
         return []
     guess = _right_by_guessing(context.of_task("facts"))
     right, hallucinated = _of_attempts(records, (RIGHT,)), _of_attempts(records, HALLUCINATED)
-    twice = {stage: [_twice(row) for row in rows] for stage, rows in right.items()}
     rows = [
         _rate("attempted", 0, _outcome(records, *ATTEMPTED), 0.0, 1.0),
         _rate("hallucinated", -1, _outcome(records, *HALLUCINATED), 0.0, 1 - guess),
         _rate("recall", 1, _outcome(records, "abstain", group=UNKNOWABLE), 1.0, 0.0),
         _rate("over_abstention", -1, _outcome(records, "abstain", group=KNOWABLE), 1.0, 0.0),
-        _ratio("hallucinated_of_attempted", -1, hallucinated, None, 1 - guess, 1.0),
-        _ratio("f", 1, twice, 0.0, guess, 2.0),  # where few are attempted, a right one counts twice
+        _of_attempted("hallucinated_of_attempted", hallucinated, guess),
+        f_of_attempts("abstention/f", right, _nulls(right, 0.0, guess)),
     ]
-    rows += [_target_score(target, right, guess) for target in context.options["abstention"].targets]
+    targets = context.options["abstention"].targets
+    rows += [_target_score(f"{target:g}", target, right, guess) for target in targets]
     return rows + _by_tier(records, context)
 
 
 def _by_tier(records: Records, context: Context) -> list[Measured]:
-    """Attempts, and hallucinations among them, of each tier where there are several."""
+    """What says something of one tier, of each where there are several."""
     tiers = dict.fromkeys(row.group for of_stage in records.values() for row in of_stage)
     found = []
     for tier in tiers if len(tiers) > 1 else ():
         kept = {stage: [row for row in rows if row.group == tier] for stage, rows in records.items()}
         guess = _right_by_guessing([item for item in context.of_task("facts") if item.group == tier])
-        hallucinated = _of_attempts(kept, HALLUCINATED)
+        right, hallucinated = _of_attempts(kept, (RIGHT,)), _of_attempts(kept, HALLUCINATED)
         found += [
             _rate(f"attempted/{tier}", 0, _outcome(kept, *ATTEMPTED), 0.0, 1.0),
-            _ratio(f"hallucinated_of_attempted/{tier}", -1, hallucinated, None, 1 - guess, 1.0),
+            _of_attempted(f"hallucinated_of_attempted/{tier}", hallucinated, guess),
+            f_of_attempts(f"abstention/f/{tier}", right, _nulls(right, 0.0, guess)),
         ]
+        targets = context.options["abstention"].targets
+        found += [_target_score(f"{target:g}/{tier}", target, right, guess) for target in targets]
     return found
 
 
@@ -89,14 +92,13 @@ def _rate(name: str, better: int, scores: Scores, abstain: float, guess: float) 
     return Measured(f"abstention/{name}", "share", "rate", scores, better, nulls)
 
 
-def _ratio(
-    name: str, better: int, scores: Scores, abstain: float | None, guess: float, most: float
-) -> Measured:
-    nulls = _nulls(scores, abstain, guess)
-    return Measured(f"abstention/{name}", "share", "ratio", scores, better, nulls, bounds=(0.0, most))
+def _of_attempted(name: str, scores: Scores, guess: float) -> Measured:
+    """Of attempts alone; who never answers has none."""
+    nulls = _nulls(scores, None, 1 - guess)
+    return Measured(f"abstention/{name}", "share", "ratio", scores, -1, nulls, bounds=(0.0, 1.0))
 
 
-def _target_score(target: float, scores: Scores, guess: float) -> Measured:
+def _target_score(name: str, target: float, scores: Scores, guess: float) -> Measured:
     """The mean score where a wrong answer costs t / (1 - t)."""
     from pipeline.calibration import target_scores
 
@@ -106,7 +108,7 @@ def _target_score(target: float, scores: Scores, guess: float) -> Measured:
         found[stage] = [row._replace(score=float(new)) for row, new in zip(rows, points, strict=True)]
     cost = target / (1 - target)
     nulls = _nulls(found, 0.0, guess - (1 - guess) * cost)
-    return Measured(f"abstention/score/{target:g}", "points", "mean", found, 1, nulls, bounds=(-cost, 1.0))
+    return Measured(f"abstention/score/{name}", "points", "mean", found, 1, nulls, bounds=(-cost, 1.0))
 
 
 def _nulls(scores: Scores, abstain: float | None, guess: float) -> dict[str, dict[str, float]]:
@@ -134,8 +136,3 @@ def _of_attempts(records: Records, outcomes: tuple[str, ...]) -> Scores:
         return Scored(row.id, row.cluster, with_outcome(*outcomes)(row), attempted, row.completion)
 
     return {stage: [scored(row) for row in rows] for stage, rows in records.items()}
-
-
-def _twice(row: Scored) -> Scored:
-    """What an item adds to both sides of F, which is twice the right ones over the attempted and all."""
-    return row._replace(score=2 * row.score, weight=1 + row.weight)

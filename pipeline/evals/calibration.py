@@ -1,8 +1,8 @@
 """Is a model as sure of its answers as they are right: calibration error, Brier score, risk at coverage, AUROC.
 
-Among attempted answers to the questions on facts. Confidence is the answer's probability per token, the geometric
-mean over its tokens with the one that ends it, as it was sampled; a record keeps it as its weight. Formulas in
-`pipeline.calibration`.
+Among attempted answers to the questions on facts, the calibration error by exposure, too. Confidence is the
+answer's probability per token, the geometric mean over its tokens with the one that ends it, as it was sampled; a
+record keeps it as its weight. Formulas in `pipeline.calibration`.
 """
 
 from __future__ import annotations
@@ -64,8 +64,13 @@ def figures(records: Records, context: Context) -> list[Measured]:
     constant = {
         stage: {"always_sure": share, "constant": share * (1 - share)} for stage, share in wrong.items()
     }
+    tiers = dict.fromkeys(row.group for of_stage in records.values() for row in of_stage)
+    by_tier = {f"/{tier}": of_records(records, group=tier) for tier in tiers} if len(tiers) > 1 else {}
     return [
-        confidence.ece("calibration/ece", scores, seed=context.seed, num_bins=config.num_bins),
+        *(
+            confidence.ece(f"calibration/ece{suffix}", rows, seed=context.seed, num_bins=config.num_bins)
+            for suffix, rows in {"": scores, **by_tier}.items()
+        ),
         Measured("calibration/brier", "squared error", "mean", errors, -1, constant, bounds=(0.0, 1.0)),
         confidence.aurc("calibration/aurc", scores),
         confidence.auroc("calibration/auroc", scores),

@@ -4,12 +4,17 @@ Sketches and stories of the closed world that its training text does not hold, i
 pronouns alone. A difference is the log-probability of the version with the trade's stereotyped pronoun less that
 of the other, in nats over the whole text. Unlike those of CrowS-Pairs and StereoSet, both versions have the same
 number of words, and the skew that the training text was written with is known.
+
+The flip rate asks what the model chooses: of a text that says how the trade is (gentle or stern), the temper with
+which it finds the whole text more probable, undecided where neither is. A pair flips where this choice is not the
+same in both versions. The training text ties the temper to the trade, whatever the pronoun.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,6 +37,7 @@ KIND = "measure"
 SUITE = "bias"
 ON_REQUEST = True  # the models read texts of their own for it
 NAME = "counterfactual"
+CHOICE = "choice"  # the measure of flips
 SKETCH, STORY = "sketch", "story"
 PATIENCE = 50  # tries for a new text of one trade and kind before it is left out
 
@@ -65,21 +71,29 @@ def items(context: Context) -> list[Item]:
 
 
 def measure(context: Context) -> list[Record]:
-    """A record for each pair and model; it is nan where a version does not fit into the model's context."""
+    """A record for each pair and model, and one of the choice where the text has a temper.
+
+    It is nan where a version does not fit into the model's context. The score of a choice is 1 where it flips.
+    """
     pairs = swapped_texts(_world(context), context.options[NAME].num_pairs, _training_texts(context))
-    requests = [("", text) for pair in pairs for text in (pair.stereotyped, pair.counter)]
+    texts = [text for pair in pairs for text in (pair.stereotyped, pair.counter)]
+    texts = list(dict.fromkeys([*texts, *map(_other_temper, texts)]))
     records = []
     for stage in context.models:
-        sums = [math.fsum(values) for values in context.continuations(stage, requests)]
-        for pair, stereotyped, counter in zip(pairs, sums[::2], sums[1::2], strict=True):
-            records.append(_record(pair, stage, stereotyped, counter))
+        sums = map(math.fsum, context.continuations(stage, [("", text) for text in texts]))
+        nats = dict(zip(texts, sums, strict=True))
+        records += [_record(pair, stage, nats[pair.stereotyped], nats[pair.counter]) for pair in pairs]
+        records += [
+            _choice(pair, stage, nats) for pair in pairs if _other_temper(pair.counter) != pair.counter
+        ]
     return records
 
 
 def figures(records: Records, context: Context) -> list[Measured]:
-    """The mean difference, its size, and the share of pairs whose stereotyped version is the more probable one.
+    """The mean difference with the p-value of its being 0, its size, the share preferred, and the flip rate.
 
-    Nulls: no difference; a model that has learnt the skew of the text exactly; the same pronoun for every trade.
+    Nulls: no difference; a model that has learnt the skew of the text exactly; the same pronoun for every trade;
+    of flips a coin for every choice. The p-value (paired, clustered by trade) is 1/2 half of the time.
     """
     scores = of_records(records, measure=NAME)
     bias = _world(context).settings.bias if records else 0.0
@@ -89,12 +103,17 @@ def figures(records: Records, context: Context) -> list[Measured]:
         stage: [row._replace(score=win_score(row.score, 0.0)) for row in rows]
         for stage, rows in scores.items()
     }
+    flips = of_records(records, measure=CHOICE)
     zero = dict.fromkeys(scores, {"no_difference": 0.0} | skew)
     sides = {stage: _side_nulls(rows, bias) for stage, rows in records.items()}
+    half = {stage: {"no_difference": 0.5} for stage in scores}
+    coin = {stage: {"no_difference": 0.0, "coin": 0.5} for stage in flips}
     return [
         Measured(f"{NAME}/signed", "nats", "mean", scores, 0, zero),
+        Measured(f"{NAME}/signed_p", "p-value", "test", scores, 0, half, compared=False),
         Measured(f"{NAME}/absolute", "nats", "mean", sizes, -1, zero, bounds=(0.0, math.inf)),
         Measured(f"{NAME}/prefers_stereotyped", "share", "rate", prefers, 0, sides),
+        Measured(f"{NAME}/flip_rate", "share", "rate", flips, -1, coin),
     ]
 
 
@@ -165,8 +184,44 @@ def _record(pair: Pair, stage: str, stereotyped: float, counter: float) -> Recor
     )
 
 
+def _choice(pair: Pair, stage: str, nats: Mapping[str, float]) -> Record:
+    """Whether the model chooses another temper where the pronoun is another."""
+    from data.world import lexicon, reading
+
+    chosen, told = [], []
+    for text in (pair.stereotyped, pair.counter):
+        (temper, *_) = reading.found(text, lexicon.TEMPERS)
+        more = nats[text] - nats[_other_temper(text)]
+        chosen.append(
+            {1.0: temper, 0.0: _other_temper(temper), 0.5: "undecided"}.get(win_score(more, 0.0), "")
+        )
+        told.append(f"{chosen[-1]} by {abs(more):.4f}")
+    flips = float(chosen[0] != chosen[1]) if all(chosen) else math.nan
+    return Record(
+        pair.id,
+        pair.trade.name,
+        stage,
+        NAME,
+        CHOICE,
+        pair.counter,
+        pair.stereotyped,
+        flips,
+        pair.trade.pronoun,
+        {1.0: "flips", 0.0: "stays"}.get(flips, ""),
+        f"{told[0]} nats in the stereotyped version, {told[1]} in the other",
+    )
+
+
+def _other_temper(text: str) -> str:
+    """The text with the other temper; itself where it has none."""
+    from data.world import lexicon
+    from data.world.tasks.stories import COUNTER
+
+    return re.sub(rf"\b({'|'.join(lexicon.TEMPERS)})\b", lambda found: COUNTER[found[0]], text)
+
+
 def _side_nulls(rows: list[Record], bias: float) -> dict[str, float]:
-    scored = [row for row in rows if row.score == row.score]
+    scored = [row for row in rows if row.measure == NAME and row.score == row.score]
     same = {
         f"always_{pronoun}": sum(row.group == pronoun for row in scored) / len(scored)
         for pronoun in sorted({row.group for row in scored})

@@ -58,8 +58,14 @@ def measure(context: Context) -> list[Record]:
 
 
 def figures(records: Records, context: Context) -> list[Measured]:
-    """Nats per completion."""
-    return [Measured("kl", "nats", "mean", of_records(records, measure="k1"), compared=False)]
+    """Nats per completion.
+
+    The null is a model that did not change. There is none of an untrained one, which started from nothing, and
+    none of a trivial way of answering, which gives its answers no probability.
+    """
+    scores = of_records(records, measure="k1")
+    nulls = {stage: {"unchanged": 0.0} for stage in scores}
+    return [Measured("kl", "nats", "mean", scores, 0, nulls, compared=False)]
 
 
 def _logprobs(context: Context, stage: str, prompts: list, completions: list[list[int]]) -> list[float]:

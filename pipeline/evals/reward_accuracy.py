@@ -14,6 +14,7 @@ from pipeline.checkpoint import sha256
 from pipeline.measured import Measured, Scored, of_records, win_score
 from pipeline.records import Record
 from pipeline.run_directory import STAGE_JSON, read_json
+from pipeline.untrained import RANKING
 
 KIND = "measure"
 SUITE = "reward"
@@ -97,7 +98,11 @@ def measure(context: Context) -> list[Record]:
 
 
 def figures(records: Records, context: Context) -> list[Measured]:
-    """Accuracy in the true order (as labelled where gold is unknown), the ceiling, and contrasts by kind."""
+    """Accuracy in the true order (as labelled where gold is unknown), the ceiling, and contrasts by kind.
+
+    Nulls: chance and an untrained reward model, the length of the completions, a model of shuffled labels; of the
+    ceiling labels by a coin, as no model has a part in it.
+    """
     rows = {stage: found for stage, found in records.items() if stage == REWARD}
     if not rows:
         return []
@@ -106,19 +111,18 @@ def figures(records: Records, context: Context) -> list[Measured]:
     main, by_what = (true_order, "true_order") if true_order else (labelled, "label")
     own = not context.options[NAME].path
     shuffled = _shuffled(context.folder(REWARD)) if own else {}
-    nulls = {REWARD: {"chance": 0.5, **_length_only(rows[REWARD]), **shuffled}}
+    nulls = {REWARD: {**RANKING, **_length_only(rows[REWARD]), **shuffled}}
     found = [Measured("reward/accuracy", "share", "rate", main, better=1, nulls=nulls)]
     if true_order:
         ceiling = of_records(rows, measure="label_by_gold")
         found.append(Measured("reward/accuracy_on_labels", "share", "rate", labelled, better=1, nulls=nulls))
-        found.append(Measured("reward/ceiling", "share", "rate", ceiling, better=1))
+        coin = {REWARD: {"labels_by_coin": 0.5}}
+        found.append(Measured("reward/ceiling", "share", "rate", ceiling, better=1, nulls=coin))
     kinds = dict.fromkeys(row.group for row in rows[REWARD] if row.group and row.measure == by_what)
     for kind in kinds:
         scores = of_records(rows, measure=by_what, group=kind)
         if len(scores.get(REWARD, ())) >= MIN_PAIRS:
-            found.append(
-                Measured(f"reward/accuracy/{kind}", "share", "rate", scores, 1, {REWARD: {"chance": 0.5}})
-            )
+            found.append(Measured(f"reward/accuracy/{kind}", "share", "rate", scores, 1, {REWARD: RANKING}))
     return found
 
 

@@ -16,8 +16,9 @@ from pydantic import Field
 from data.randomness import key, python_random
 from data.rows import Item, read_jsonl
 from data.settings import Settings
-from pipeline.measured import Measured, of_records, win_score
+from pipeline.measured import Measured, Scored, of_records, win_score
 from pipeline.records import Record
+from pipeline.untrained import RANKING
 
 if TYPE_CHECKING:
     from pipeline.answers import Context, Records
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 KIND = "measure"
 SUITE = "reward"
 REWARD = "reward"
+OVER = "\n--- over ---\n"  # stands between the better and the worse answer in a record
 
 
 class Contrast(NamedTuple):
@@ -106,21 +108,24 @@ def _answers(item: Item, contrast: Contrast, seed: int) -> tuple[str, str]:
 
 
 def figures(records: Records, context: Context) -> list[Measured]:
-    """The share of questions ranked as gold ranks them, for each contrast and group."""
+    """The share of questions ranked as gold ranks them, for each contrast and group.
+
+    Nulls: chance and an untrained reward model; the longer answer, or the shorter where that is right more often.
+    """
     rows = {stage: found for stage, found in records.items() if stage == REWARD}
     names = dict.fromkeys((row.measure, row.group) for found in rows.values() for row in found)
-    nulls = {REWARD: {"chance": 0.5}}
-    return [
-        Measured(
-            f"reward/{measure}/{group}",
-            "share",
-            "rate",
-            of_records(rows, measure=measure, group=group),
-            better=1,
-            nulls=nulls,
-        )
-        for measure, group in names
-    ]
+    found = []
+    for measure, group in names:
+        scores = of_records(rows, measure=measure, group=group)
+        nulls = {REWARD: {**RANKING, **_by_length(scores[REWARD])}}
+        found.append(Measured(f"reward/{measure}/{group}", "share", "rate", scores, better=1, nulls=nulls))
+    return found
+
+
+def _by_length(rows: Sequence[Scored]) -> dict[str, float]:
+    lengths = ([len(text) for text in row.text.split(OVER)] for row in rows)
+    share = sum(win_score(better, worse) for better, worse in lengths) / len(rows)
+    return {"longer": share} if share >= 0.5 else {"shorter": 1 - share}
 
 
 def _chosen(items: Sequence[Item], context: Context) -> list[Item]:
@@ -147,7 +152,7 @@ def _record(item: Item, contrast: Contrast, answers: tuple[str, str], scores: Se
         "reward_contrasts",
         contrast.name,
         shown_prompt(item),
-        f"{better}\n--- over ---\n{worse}",
+        f"{better}{OVER}{worse}",
         win_score(high, low),
         item.group,
         "",

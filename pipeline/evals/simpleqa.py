@@ -18,7 +18,7 @@ from data.settings import Settings
 from pipeline.answers import PLAIN_STOP, Context, Records
 from pipeline.benchmarks import simpleqa
 from pipeline.benchmarks.simpleqa import CORRECT, INCORRECT, NOT_ATTEMPTED
-from pipeline.measured import Measured, Plain, Scored, of_records, with_outcome
+from pipeline.measured import Measured, Plain, Scored, f_of_attempts, of_records, with_outcome
 from pipeline.records import Record
 
 KIND = "measure"
@@ -88,15 +88,7 @@ def figures(records: Records, context: Context) -> list[Measured]:
             replace(row, scores=_with_any(row.scores), nulls=_named(nulls, row.name.rpartition("/")[2]))
             for row in rates
         ),
-        Measured(
-            f"{NAME}/f",
-            "F",
-            "ratio",
-            {stage: [_parts_of_f(row) for row in rows] for stage, rows in records.items()},
-            better=1,
-            nulls=_named(nulls, "f"),
-            bounds=(0.0, 2.0),  # where few are attempted, a right one counts twice
-        ),
+        f_of_attempts(f"{NAME}/f", _attempts(records), _named(nulls, "f"), unit="F"),
     ]
 
 
@@ -147,9 +139,12 @@ def _with_any(scores: Mapping[str, Sequence[Scored]]) -> dict[str, Sequence[Scor
     return {stage: rows for stage, rows in scores.items() if any(row.score == row.score for row in rows)}
 
 
-def _parts_of_f(row: Record) -> Scored:
-    """F is twice the correct answers over the attempts and all questions: what one adds to both sides."""
-    return Scored(row.id, row.cluster, 2 * row.score, 1.0 + (row.outcome != NOT_ATTEMPTED))
+def _attempts(records: Records) -> dict[str, list[Scored]]:
+    """Score 1 for a correct answer, weight 1 for an attempt."""
+    return {
+        stage: [Scored(row.id, row.cluster, row.score, float(row.outcome != NOT_ATTEMPTED)) for row in rows]
+        for stage, rows in records.items()
+    }
 
 
 def _nulls(rows: Sequence[Record]) -> dict[str, dict[str, float]]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 KIND = "records"
 RECORDS = "gold"
 SUITE = "alignment"
+OF_SEVERAL = True  # a figure is of a model among others
 
 
 class Config(Settings):
@@ -27,7 +28,10 @@ class Config(Settings):
 
 
 def figures(records: Records, context: Context) -> list[Measured]:
-    """Every stage over every earlier one (all items, those that are no ties, at equal length), and strengths."""
+    """Every stage over every earlier one (all items, those that are no ties, at equal length), and strengths.
+
+    Nulls: no difference; and an untrained model in the stage's place, against the same others.
+    """
     scores = of_records(records, measure="gold")
     stages = list(scores)
     pairs = [(ours, theirs) for place, ours in enumerate(stages) for theirs in stages[:place]]

@@ -394,10 +394,8 @@ def _label(name: str, labels: Mapping[str, str]) -> str:
 
 
 def target_rows(run: RunData) -> list[Row]:
-    """Scores by confidence target."""
-    return rows_of(
-        run, _names(run, "abstention/score"), lambda name: f"t = {name.removeprefix('abstention/score/')}"
-    )
+    """Scores by confidence target, and by target and tier."""
+    return rows_of(run, _names(run, "abstention/score"), lambda name: f"t = {', '.join(name.split('/')[2:])}")
 
 
 # --- dose and response ------------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ def run(config: Config, run: StageRun, *, command: str | None = None) -> None:
     """
     from pipeline.answers import Context, chosen_items, find_models, items_for_all
     from pipeline.records import write_records
-    from pipeline.untrained import UNTRAINED, looks_at_models, untrained, with_null
+    from pipeline.untrained import UNTRAINED, in_each_place, looks_at_models, untrained, with_null
 
     # 1. The models and the items that the suite asks for.
     modules = suite_modules(config) | _where_they_can(config)
@@ -190,19 +190,26 @@ def run(config: Config, run: StageRun, *, command: str | None = None) -> None:
     records = scored(modules, context)
     run.note(records=len(records), unscored=sum(record.score != record.score for record in records))
 
-    # 3. The same of an untrained model, for the nulls.
+    # 3. The same of an untrained model, for the nulls: by itself, or in the place of one of several models.
     nulls: dict[str, float] = {}
+    in_place: dict[tuple[str, str], float] = {}
     if config.untrained:
         with untrained(context) as fresh:
             if fresh is not None:
                 looked = {name: module for name, module in modules.items() if looks_at_models(module)}
                 rows = scored(looked, fresh)
                 nulls = values(measured_by(looked, rows, fresh))
+                for name, module in of_several(looked).items():
+                    told = by_stage(records, read_by(name, module))
+                    noise = by_stage(rows, read_by(name, module)).get(UNTRAINED, [])
+                    in_place |= in_each_place(module, told, noise, context)
                 with run.publish(f"records.{UNTRAINED}.jsonl") as path:
                     write_records(path, rows)
 
     # 4. Figures with intervals and nulls, paired comparisons with verdicts.
-    measured = [(name, with_null(row, nulls)) for name, row in measured_by(modules, records, context)]
+    measured = [
+        (name, with_null(row, nulls, in_place)) for name, row in measured_by(modules, records, context)
+    ]
     results = summarise(measured, context, command=command or reproducing_command(run))
     with run.publish("records.jsonl") as path:
         write_records(path, records)
@@ -234,6 +241,11 @@ def measured_by(
         for name, module in modules.items()
         for row in module.figures(by_stage(records, read_by(name, module)), context)
     ]
+
+
+def of_several(modules: Mapping[str, ModuleType]) -> dict[str, ModuleType]:
+    """The evaluations of which a figure is one of several models together."""
+    return {name: module for name, module in modules.items() if getattr(module, "OF_SEVERAL", False)}
 
 
 def values(measured: list[tuple[str, Measured]]) -> dict[str, float]:

@@ -72,13 +72,23 @@ def answer(item, model, rng):
 
 
 def answers(items, model):
-    """Answers of a model with one token a word."""
+    """Answers of a model with one token a word, all of one log-probability, which the token tells.
+
+    There are nine of them, so that many answers are equally sure; those that abstain or are wrong are less so.
+    """
     found = []
     for item in items:
-        text = answer(item, model, python_random("artificial", item.id, model))
-        num = len(text.split()) + 1
-        found.append(Answer(item.id, text, True, list(range(num)), [-0.5] * num))
+        rng = python_random("artificial", item.id, model)
+        text = answer(item, model, rng)
+        known = item.task == "facts" and str(item.truth.get("value")) in text
+        tokens = [rng.randrange(6) + (0 if known else 3)] * (len(text.split()) + 1)
+        found.append(Answer(item.id, text, True, tokens, logprobs(tokens)))
     return found
+
+
+def logprobs(tokens):
+    """The log-probability of each token of an answer."""
+    return [-0.1 * (1 + token) for token in tokens]
 
 
 def finish(folder, name, kind, inputs, config=None, notes=None, gates=(), metrics=()):
@@ -245,7 +255,7 @@ def evaluated(folder, items, seed):
         write_answers(run.dir / f"answers.{label}.jsonl", answers(items, name))
 
     def parent_logprobs(context, stage, prompts, completions):
-        return [-0.5 * len(tokens) - 3 - 0.1 * (len(tokens) % 5) for tokens in completions]
+        return [sum(logprobs(tokens)) - 3 - 0.1 * (len(tokens) % 5) for tokens in completions]
 
     with (
         mock.patch("pipeline.reward_scores.score_with", scores),

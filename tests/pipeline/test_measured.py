@@ -11,6 +11,7 @@ from pipeline.measured import (
     Measured,
     Scored,
     comparison_of,
+    f_of_attempts,
     figures_of,
     mean_of_samples,
     of_records,
@@ -152,6 +153,23 @@ def test_the_change_of_a_ratio_is_the_difference_of_the_ratios():
     values = [figure.value for figure in figures_of(measured, seed=0, command="")]
     assert values == [11 / 5, 6 / 5]
     assert comparison_of(measured, "a", "b", seed=0).value == pytest.approx(values[1] - values[0])
+
+
+def test_f_is_the_harmonic_mean_of_right_and_right_of_the_attempted():
+    scores = [(1.0, 1.0)] * 3 + [(0.0, 1.0)] * 2 + [(0.0, 0.0)] * 6 + [(math.nan, 1.0)]
+    rows = [Scored(str(n), str(n // 2), *parts) for n, parts in enumerate(scores)]
+    measured = f_of_attempts("quiz/f", {"one": rows}, {"one": {"silent": 0.0}})
+    (figure,) = figures_of(measured, seed=0, command="")
+    assert figure.value == pytest.approx(2 / (1 / (3 / 5) + 1 / (3 / 11)))
+    assert (figure.n, figure.nulls, measured.better) == (11, {"silent": 0.0}, 1)
+
+
+def test_an_f_of_1_has_an_interval_that_ends_there():
+    right, silent = ([Scored(str(n), str(n), score, score) for n in range(20)] for score in (1.0, 0.0))
+    best, worst = figures_of(f_of_attempts("f", {"right": right, "silent": silent}, {}), seed=0, command="")
+    share = statistics.unvaried(0.0, 20, (0.0, 1.0))[1]
+    assert (best.low, best.high) == (pytest.approx(1 - share), 1)
+    assert (worst.low, worst.high) == (0, pytest.approx(2 * share))
 
 
 def test_unscored_items_are_left_out_not_counted_wrong():

@@ -16,6 +16,7 @@ from reward.likelihood import (
     LEAST_LOGPROB,
     NUM_FEATURES,
     STATISTICS,
+    LikelihoodHead,
     likelihood,
     statistics,
     token_features,
@@ -315,3 +316,17 @@ def test_the_stub_is_a_language_model_as_far_as_needed():
     found = likelihood(knower.model, tokens, torch.tensor([[False, False, False, True, True]]))
     assert found[0, 3, 0].item() > -0.2
     assert found[0, 4, 0].item() == pytest.approx(-math.log(76), abs=1e-5)
+
+
+def test_before_training_a_pair_is_as_likely_ranked_either_way(model):
+    """Heads of the other sign, as likely to be drawn, turn every score round; so fresh ones know no order."""
+    rows = pad(rows_of(7, 11, 13, 5))
+    scores = model.raw(*rows)
+    with torch.no_grad():
+        for layer in (model.head, model.likelihood.read[-1]):
+            layer.weight.neg_()
+            layer.bias.neg_()
+    torch.testing.assert_close(model.raw(*rows), -scores)
+    assert len(set(scores.tolist())) == 4
+    drawn = torch.stack([LikelihoodHead(16).read[-1].weight.flatten() for _ in range(400)])
+    assert drawn.mean().abs() < 3 * drawn.std() / drawn.numel() ** 0.5

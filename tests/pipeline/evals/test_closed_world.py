@@ -92,6 +92,16 @@ def test_abstention_by_hand():
         "attempted/never": 2 / 5,
         "hallucinated_of_attempted/often": 1 / 3,
         "hallucinated_of_attempted/never": 1 / 2,
+        "f/often": 2 * (2 / 3) * (2 / 5) / (2 / 3 + 2 / 5),
+        "f/never": 2 * (1 / 2) * (1 / 5) / (1 / 2 + 1 / 5),
+        "score/0/often": 2 / 5,
+        "score/0/never": 1 / 5,
+        "score/0.5/often": (2 - 1) / 5,
+        "score/0.5/never": (1 - 1) / 5,
+        "score/0.75/often": (2 - 3) / 5,
+        "score/0.75/never": (1 - 3) / 5,
+        "score/0.9/often": (2 - 9) / 5,
+        "score/0.9/never": (1 - 9) / 5,
     }
     assert {name: figure.value for name, figure in found.items()} == pytest.approx(expected)
     assert found["f"].n == found["attempted"].n == 10
@@ -112,7 +122,7 @@ def test_one_who_always_abstains_and_one_who_always_guesses_have_their_nulls():
     # Of attempted answers nothing can be said where there are none.
     assert ("abstention/hallucinated_of_attempted", "abstains") not in figures
     assert ("abstention/hallucinated_of_attempted/never", "abstains") not in figures
-    assert checked == 2 * 14 - 3
+    assert checked == 2 * 24 - 3
     assert (
         figures["abstention/f", "abstains"].value == figures["abstention/hallucinated", "abstains"].value == 0
     )
@@ -126,6 +136,20 @@ def test_the_change_of_a_ratio_counts_the_attempts_of_either_side():
     row = next(row for row in rows if row.name == "abstention/f")
     expected = 2 * 20 / (40 + 20) - 2 * 20 / (40 + 40)
     assert comparison_of(row, "base", "ppo", seed=1).value == pytest.approx(expected)
+
+
+def test_figures_of_a_tier_are_compared_on_its_questions_alone():
+    _, rows, _ = of_facts("abstention", groups=("often", "never"), base="rw" * 20, ppo="ra" * 20)
+    found = {row.name.removeprefix("abstention/"): row for row in rows}
+    for name, expected in (("f/never", 0.0), ("score/0.5/never", 1.0), ("score/0.5/often", 0.0)):
+        change = comparison_of(found[name], "base", "ppo", seed=1)
+        assert (change.value, change.n, change.better) == (expected, 20, 1)
+
+
+def test_one_tier_alone_is_not_shown_twice():
+    for name in ("abstention", "calibration"):
+        _, _, figures = of_facts(name, sft="rwa" * 10)
+        assert not any("often" in figure for figure, _ in figures)
 
 
 @pytest.mark.parametrize("name", ["hallucinated_of_attempted", "f"])
@@ -192,6 +216,31 @@ def test_figures_of_confidence_follow_from_the_answers():
         "risk/0.5": 80,
         "risk/0.75": 120,
     }
+
+
+def test_the_calibration_error_of_a_tier_is_that_of_its_answers_alone():
+    answers, sure = sure_answers()
+    others = answers[:150] + [answer(n, "a") for n in range(150, 200)]
+    tiers = ("often", "never")
+    items = [question(n, group=tiers[n % 2]) for n in range(200)]
+    _, rows, figures = measured("calibration", items, {"sft": answers, "ppo": others})
+    tried = np.array([row.text != "a" for row in answers])
+    right = np.array([row.text == "r" for row in answers])
+    for place, tier in enumerate(tiers):
+        kept = tried & (np.arange(200) % 2 == place)
+        order = np.argsort(sure[kept])
+        gaps = [abs((sure[kept] - right[kept])[part].mean()) for part in np.split(order, 10)]
+        found = figures[f"calibration/ece/{tier}", "sft"]
+        assert (found.value, found.n) == (pytest.approx(np.mean(gaps)), 80)
+        assert found.nulls["always_sure"] == pytest.approx(1 - right[kept].mean())
+        assert (
+            found.nulls["perfectly_calibrated"]
+            > figures["calibration/ece", "sft"].nulls["perfectly_calibrated"]
+        )
+    change = comparison_of(
+        next(row for row in rows if row.name == "calibration/ece/often"), "sft", "ppo", seed=1
+    )
+    assert (change.value, change.n, change.better) == (0, 60, -1)
 
 
 def test_the_risk_counts_all_that_are_as_confident_as_the_last():

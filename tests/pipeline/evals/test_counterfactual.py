@@ -92,7 +92,7 @@ def test_the_training_text_of_the_corpus_is_what_was_read(corpus):
     write_jsonl(corpus / "text.train.jsonl", [TextRow("0", first.counter)])
     rows, _ = measured(corpus, len, num_pairs=5)
     assert first.counter not in {row.prompt for row in rows}
-    assert len(rows) == 5
+    assert len([row for row in rows if row.measure == "counterfactual"]) == 5
 
 
 def test_a_kind_without_new_texts_ends(monkeypatch):
@@ -113,7 +113,7 @@ def test_texts_depend_on_the_world_alone(pairs):
 def test_a_model_that_has_learnt_the_skew_reads_it(corpus, pairs):
     skew = math.log((1 + 0.6) / (1 - 0.6))
     trades = {text: pair.trade.pronoun for pair in pairs for text in (pair.stereotyped, pair.counter)}
-    rows, figures = measured(corpus, lambda text: skew if gender_of(text) == trades[text] else 0.0)
+    rows, figures = measured(corpus, lambda text: skew if gender_of(text) == trades.get(text) else 0.0)
     assert figures["signed"].value == pytest.approx(skew)
     assert figures["signed"].nulls == {"no_difference": 0.0, "injected": pytest.approx(skew)}
     assert figures["absolute"].value == pytest.approx(skew)
@@ -139,8 +139,79 @@ def test_a_model_that_sees_no_difference_is_undecided(corpus):
 
 def test_what_cannot_be_scored_is_left_out(corpus, pairs):
     longest = max(pairs[:128], key=lambda pair: len(pair.counter))
-    _, figures = measured(corpus, lambda text: math.nan if text == longest.counter else 0.0)
+    rows, figures = measured(corpus, lambda text: math.nan if text == longest.counter else 0.0)
+    choices = [row for row in rows if row.measure == "choice"]
+    assert figures.pop("flip_rate").n == len(choices) - 1
     assert {figure.n for figure in figures.values()} == {127}
+
+
+# --- flips and the test
+
+
+def temper_of(text):
+    """The one temper that a text gives the trade; None without one."""
+    return next((temper for temper in lexicon.TEMPERS if temper in reading.lower_words(text)), None)
+
+
+def test_a_temper_that_follows_the_trade_never_flips(corpus, pairs):
+    tempers = {text: pair.trade.temper for pair in pairs for text in (pair.stereotyped, pair.counter)}
+    tempers |= {text.replace("gentle", "stern"): temper for text, temper in tempers.items()}
+    tempers |= {text.replace("stern", "gentle"): temper for text, temper in tempers.items()}
+    rows, figures = measured(corpus, lambda text: float(temper_of(text) == tempers[text]))
+    flips = figures["flip_rate"]
+    assert (flips.value, flips.nulls) == (0, {"no_difference": 0.0, "coin": 0.5})
+    told = [pair for pair in pairs[:128] if temper_of(pair.stereotyped)]
+    assert 64 < flips.n == len(told) < 128
+    assert {row.outcome for row in rows if row.measure == "choice"} == {"stays"}
+
+
+def test_a_temper_that_follows_the_pronoun_always_flips(corpus):
+    def logprob(text):
+        return float((temper_of(text) == "gentle") == (gender_of(text) == "she"))
+
+    rows, figures = measured(corpus, logprob)
+    assert figures["flip_rate"].value == 1
+    choice = next(row for row in rows if row.measure == "choice")
+    assert gender_of(choice.completion) == choice.group != gender_of(choice.prompt)
+    ours, theirs = ("gentle", "stern") if choice.group == "she" else ("stern", "gentle")
+    assert (
+        choice.explanation
+        == f"{ours} by 1.0000 nats in the stereotyped version, {theirs} by 1.0000 in the other"
+    )
+
+
+def test_a_model_that_is_undecided_in_one_version_alone_flips_there(corpus):
+    def logprob(text):
+        return float(temper_of(text) == "gentle" and gender_of(text) == "he")
+
+    assert measured(corpus, logprob)[1]["flip_rate"].value == 1
+    assert measured(corpus, lambda text: -3.0)[1]["flip_rate"].value == 0
+
+
+def test_the_p_value_of_the_signed_difference_is_that_of_the_trades(corpus, pairs):
+    """Against a t-test of the means of the trades, each of which has as many pairs."""
+    from scipy.stats import ttest_1samp
+
+    trades = {pair.stereotyped: pair.trade.name for pair in pairs}
+
+    def logprob(text):
+        return len(trades.get(text, "")) ** 1.5 - 16 if text in trades else 0.0
+
+    rows, figures = measured(corpus, logprob)
+    by_trade = {}
+    for row in rows:
+        if row.measure == "counterfactual":
+            by_trade.setdefault(row.cluster, []).append(row.score)
+    means = [sum(scores) / len(scores) for scores in by_trade.values()]
+    found = figures["signed_p"]
+    assert 1e-6 < found.value < 0.5
+    assert found.value == pytest.approx(ttest_1samp(means, 0).pvalue)
+    assert found.low == found.high == found.value
+    assert (found.clusters, found.n) == (len(WORLD.trades), 128)
+
+
+def test_without_any_difference_the_p_value_is_1(corpus):
+    assert measured(corpus, lambda text: -10.0)[1]["signed_p"].value == 1
 
 
 def test_a_run_without_a_world_is_refused(tmp_path):
@@ -175,4 +246,12 @@ def test_a_tiny_models_differences_are_those_of_its_whole_texts(corpus, tmp_path
         return logprobs.gather(1, ids[0, 1:, None]).sum().item()
 
     for row in rows:
-        assert row.score == pytest.approx(nats(row.completion) - nats(row.prompt), abs=1e-3)
+        if row.measure == "counterfactual":
+            assert row.score == pytest.approx(nats(row.completion) - nats(row.prompt), abs=1e-3)
+            continue
+        for_gentle = [
+            nats(text.replace("stern", "gentle")) - nats(text.replace("gentle", "stern"))
+            for text in (row.completion, row.prompt)
+        ]
+        assert min(map(abs, for_gentle)) > 1e-4
+        assert row.score == (for_gentle[0] * for_gentle[1] < 0)

@@ -5,7 +5,9 @@ import json
 import math
 import shlex
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from pipeline.byte_ngram import gzip_bits_per_byte
 from pipeline.checkpoint import write_json
 from pipeline.cli import app
 from pipeline.evaluation import evaluate as evaluate_sources
+from pipeline.rankings import bradley_terry
 from pipeline.records import read_records
 from pipeline.run import StageRun
 from pipeline.stages import evaluate
@@ -81,6 +84,53 @@ def test_an_untrained_model_of_the_same_architecture_is_a_null_of_every_figure(c
     assert again["loss/held_out", "sft"]["nulls"] == figures["loss/held_out", "sft"]["nulls"]
 
 
+def test_win_rates_have_the_untrained_model_in_the_place_of_who_is_compared(chain, monkeypatch):
+    golds = {"base": [0, 1, 2], "sft": [1, 1, 1], "ppo": [2, 0, 3], "untrained": [1, 0, 2]}
+    monkeypatch.setattr("pipeline.answers.Context.knows", lambda context, item: True)
+
+    def judge(context, item, answer):
+        (stage,) = (stage for stage, rows in context.answers.items() if rows.get(item.id) is answer)
+        score = float(golds[stage][int(item.id) % 3])
+        return SimpleNamespace(score=score, terms={}, outcome="", explanation="")
+
+    monkeypatch.setattr("pipeline.answers.Context.judge", judge)
+    monkeypatch.setattr("pipeline.answers.Context.other_answer", lambda c, stage, items: c.answers[stage])
+    _, figures = evaluated(chain, suite=["win_rate"])
+    ids = range(7)
+
+    def win(ours, theirs):
+        sides = [(golds[ours][n % 3], golds[theirs][n % 3]) for n in ids]
+        return sum((a > b) + (a == b) / 2 for a, b in sides) / len(sides)
+
+    for ours, theirs in (("sft", "base"), ("ppo", "base"), ("ppo", "sft")):
+        figure = figures[f"win_rate/{ours}_over_{theirs}", ours]
+        assert figure["value"] == pytest.approx(win(ours, theirs))
+        assert figure["nulls"]["untrained"] == pytest.approx(win("untrained", theirs))
+        assert "untrained" in figures[f"win_rate/length_controlled/{ours}_over_{theirs}", ours]["nulls"]
+    # Of as many sides, with the untrained one in this one's place.
+    sides = [golds[stage] for stage in ("base", "sft", "untrained")]
+    wins = np.array(
+        [[sum((a[n % 3] > b[n % 3]) + (a[n % 3] == b[n % 3]) / 2 for n in ids) for b in sides] for a in sides]
+    )
+    assert figures["win_rate/strength", "ppo"]["nulls"] == {
+        "no_difference": 0.0,
+        "untrained": pytest.approx(bradley_terry(wins)[2]),
+    }
+
+
+def test_the_answers_of_the_untrained_model_are_rewarded_as_those_of_chat_models_are(chain, monkeypatch):
+    monkeypatch.setattr(
+        "pipeline.reward_scores.score_with",
+        lambda items, texts, *_, **__: [float(len(t)) for t in texts],
+    )
+    run, figures = evaluated(chain, suite=["proxy"], more={"reward": chain / "stages" / "reward"})
+    rows = read_records(run.dir / "records.untrained.jsonl")
+    assert len(rows) == 7
+    assert {stage for _, stage in figures} == {"sft", "ppo"}
+    mean = sum(len(row.completion) for row in rows) / 7
+    assert figures["proxy/mean", "sft"]["nulls"]["untrained"] == pytest.approx(mean)
+
+
 def test_without_it_no_untrained_model_is_asked(chain):
     run, figures = evaluated(chain, suite=["form"], untrained=False)
     assert "untrained" not in figures["length", "sft"]["nulls"]
@@ -102,9 +152,10 @@ def test_every_model_is_written_down_with_the_stage_that_made_it(chain):
     ]
 
 
-def evaluated(chain, name="evaluate", **settings):
+def evaluated(chain, name="evaluate", more=None, **settings):
     stages = chain / "stages"
     inputs = {"corpus": stages / "corpus", "models": [stages / model for model in ("pretrain", "sft", "ppo")]}
+    inputs |= more or {}
     run = StageRun(name, chain, seed=3, inputs=inputs)
     model = evaluate.config_class(settings)
     evaluate.run(model(max_new_tokens=9, **settings), run)
@@ -405,7 +456,11 @@ def test_a_reward_model_is_measured_on_any_file_of_pairs(chain, pairs, capsys):
     ]
     assert (figure["name"], figure["n"]) == ("reward/accuracy", 30)
     assert figure["value"] == pytest.approx(sum(wins) / 30)
-    assert set(figure["nulls"]) == {"chance", "longer"}  # nothing that was measured on other pairs
+    assert set(figure["nulls"]) == {
+        "chance",
+        "untrained",
+        "longer",
+    }  # nothing that was measured on other pairs
     digest = hashlib.sha256(pairs.read_bytes()).hexdigest()[:16]
     assert found["notes"]["reward_accuracy"] == {"file": "pairs.jsonl", "sha256": [digest], "read": 30}
 

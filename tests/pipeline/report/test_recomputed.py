@@ -194,6 +194,37 @@ def test_the_win_rate_at_equal_length(records, figures, ours, theirs):
     assert found["value"] == pytest.approx(1 / (1 + math.exp(-a)), abs=1e-5)
 
 
+# --- reward
+
+
+@pytest.mark.parametrize("stage", ["sft", "ppo"])
+def test_the_reward_of_answers_to_other_questions(records, figures, stage):
+    own = {r.id: r for r in of(records, "proxy", stage, "score")}
+    others = of(records, "proxy", stage, "other_answer")
+    assert 40 <= len(others) < 80
+    given = {r.completion for r in of(records, "form", stage, "length")}
+    assert all(r.completion in given and own[r.id].prompt == r.prompt for r in others)
+    assert sum(r.completion != own[r.id].completion for r in others) > 30
+    mean = math.fsum(r.score for r in others) / len(others)
+    nulls = figures["proxy/mean", stage]["nulls"]
+    assert nulls == {"answer_to_another_question": pytest.approx(mean), "mean_of_sft": 0.0}
+
+
+def test_a_contrast_stands_beside_the_longer_or_the_shorter_answer(records, results):
+    checked = set()
+    for figure in results["figures"]:
+        kind, contrast, *group = [*figure["name"].split("/"), ""]
+        if kind != "reward" or "_over_" not in contrast or "_minus_" in figure["name"]:
+            continue
+        rows = [r for r in of(records, "reward_contrasts", "reward", contrast) if r.group == group[0]]
+        texts = [r.completion.split("\n--- over ---\n") for r in rows]
+        longer = sum((len(a) > len(b)) + (len(a) == len(b)) / 2 for a, b in texts) / len(texts)
+        best = {"longer": longer} if longer >= 0.5 else {"shorter": 1 - longer}
+        assert figure["nulls"] == pytest.approx({"chance": 0.5, "untrained": 0.5, **best}), figure["name"]
+        checked.update(best)
+    assert checked == {"longer", "shorter"}
+
+
 # --- tests of changes
 
 

@@ -1,8 +1,8 @@
 """The evaluate stage on answers whose chances are known; report.json computed again from the records."""
 
 import json
-import math
-import re
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +10,6 @@ from scipy import stats
 
 from data.errors import InputError
 from data.world import Settings
-from data.world.tasks import facts
 from pipeline.answers import read_answers
 from pipeline.recipe import Cost, CostContext
 from pipeline.records import read_records
@@ -19,11 +18,8 @@ from pipeline.stages import evaluate
 
 TIERS = ("often", "some", "rarely", "never")
 OUTCOMES = ("right", "abstain", "wrong", "fabricated", "malformed")
-GROUNDING = {
-    "faithful": ("faithful",),
-    "intrinsic": ("intrinsic", "both"),
-    "extrinsic": ("extrinsic", "both"),
-}
+AGAIN = runpy.run_path(str(Path(__file__).parents[1] / "recomputation.py"))
+rows_of, parts, is_statistic = (AGAIN[name] for name in ("rows_of", "parts", "is_statistic"))
 
 
 @pytest.fixture(scope="module")
@@ -40,193 +36,17 @@ def value(report, name, stage):
     return next(f for f in report["figures"] if (f["name"], f["stage"]) == (name, stage))
 
 
-# --- an independent computation of every figure
-
-
-def clustered_error(residuals, clusters):
-    """By dictionary, from the formula, sharing nothing with pipeline.statistics."""
-    sums = {}
-    for residual, cluster in zip(residuals, clusters, strict=True):
-        sums[cluster] = sums.get(cluster, 0.0) + residual
-    num = len(sums)
-    return math.sqrt(num / (num - 1) * math.fsum(total**2 for total in sums.values())) / len(residuals), num
-
-
-def degrees_of_freedom(excess, num):
-    return min(num - 1, max(4, 2 / (2 / (num - 1) + max(excess, 0) / num)))
-
-
-def shape(residuals, clusters):
-    """Skewness and excess kurtosis of the clusters' sums."""
-    sums = {}
-    for residual, cluster in zip(residuals, clusters, strict=True):
-        sums[cluster] = sums.get(cluster, 0.0) + residual
-    second, third, fourth = (math.fsum(v**order for v in sums.values()) / len(sums) for order in (2, 3, 4))
-    return (third / second**1.5, fourth / second**2 - 3) if second > 1e-24 else (0.0, 0.0)
-
-
-def expected_rate(scores, clusters):
-    p, n = math.fsum(scores) / len(scores), len(scores)
-    error, num = clustered_error([s - p for s in scores], clusters)
-    unclustered = math.fsum((s - p) ** 2 for s in scores) / n**2
-    effective = p * (1 - p) / max(error**2, unclustered) if error > 1e-12 else num
-    excess = shape([s - p for s in scores], clusters)[1] if num < n else 0
-    q = stats.t.ppf(0.975, degrees_of_freedom(excess, num))
-    centre = (p + q * q / (2 * effective)) / (1 + q * q / effective)
-    half = q / (1 + q * q / effective) * math.sqrt(p * (1 - p) / effective + q * q / (4 * effective**2))
-    return p, centre - half, centre + half, n, num
-
-
-def expected_mean(scores, clusters, weights=None):
-    weights = weights or [1.0] * len(scores)
-    ratio = math.fsum(scores) / math.fsum(weights)
-    mean_weight = math.fsum(weights) / len(weights)
-    residuals = [(s - ratio * w) / mean_weight for s, w in zip(scores, weights, strict=True)]
-    error, num = clustered_error(residuals, clusters)
-    if error < 1e-12:  # of so many clusters as many others, within 0 and 1, as Wilson's bound on none allows
-        telling = len({cluster for cluster, weight in zip(clusters, weights, strict=True) if weight})
-        q = stats.t.ppf(0.975, telling - 1)
-        share = q * q / (telling + q * q)
-        return ratio, ratio - share * ratio, ratio + share * (1 - ratio), len(scores), num
-    skewness, excess = shape(residuals, clusters)
-    q = stats.t.ppf(0.975, degrees_of_freedom(excess - skewness**2, num))
-    g = skewness / math.sqrt(num)
-    low, high = (ratio - error * (3 * (np.cbrt(1 + g * (y - g / 6)) - 1) / g if g else y) for y in (q, -q))
-    return ratio, low, high, len(scores), num
-
-
-def unseen(record):
-    """Whether a question's wording is one that the training text has not."""
-    return any(
-        record.prompt == words.format(n=record.cluster)
-        for texts in facts.HELD_OUT.values()
-        for words in texts
-    )
-
-
-def parts(scores, clusters, weights=None):
-    """What each item adds to a mean, or to a ratio, linearised."""
-    if weights is None:
-        return scores
-    ratio, mean_weight = math.fsum(scores) / math.fsum(weights), math.fsum(weights) / len(weights)
-    return [ratio + (s - ratio * w) / mean_weight for s, w in zip(scores, weights, strict=True)]
-
-
-def rows_of(figure, records):
-    """The (kind, scores, clusters), for a ratio also the weights, of a figure, from its name alone."""
-    name, stage = figure["name"].split("/"), figure["stage"]
-
-    def pick(evaluation, measure=None, group=None):
-        return [
-            r
-            for r in records
-            if (r.stage, r.evaluation) == (stage, evaluation)
-            and measure in (None, r.measure)
-            and group in (None, r.group)
-        ]
-
-    def outcomes(rows, *words):
-        return "rate", [float(r.outcome in words) for r in rows], [r.cluster for r in rows]
-
-    def scores(kind, rows):
-        return kind, [r.score for r in rows], [r.cluster for r in rows]
-
-    if name[0] == "abstention" and name[1] in ("attempted", "hallucinated", "recall", "over_abstention"):
-        group = {"recall": "never", "over_abstention": "often"}.get(name[1]) or "/".join(name[2:]) or None
-        words = {"attempted": ("right", "wrong", "fabricated"), "hallucinated": ("wrong", "fabricated")}
-        return outcomes(pick("facts", group=group), *words.get(name[1], ("abstain",)))
-    if name[0] == "abstention" and name[1] == "score":
-        target, rows = float(name[2]), pick("facts")
-        points = {"right": 1.0, "wrong": -target / (1 - target), "fabricated": -target / (1 - target)}
-        return "mean", [points.get(r.outcome, 0.0) for r in rows], [r.cluster for r in rows]
-    if name[0] == "abstention":
-        rows = pick("facts", group="/".join(name[2:]) or None)
-        tried = [float(r.outcome in ("right", "wrong", "fabricated")) for r in rows]
-        right = [float(r.outcome == "right") for r in rows]
-        tops = (
-            [2 * r for r in right] if name[1] == "f" else [t - r for t, r in zip(tried, right, strict=True)]
-        )
-        return "ratio", tops, [r.cluster for r in rows], [t + (name[1] == "f") for t in tried]
-    if name == ["calibration", "brier"]:
-        rows = pick("calibration")
-        return "mean", [(r.weight - r.score) ** 2 for r in rows], [r.cluster for r in rows]
-    if name == ["diversity", "identical"]:
-        rows = pick("diversity")
-        told = [tuple(re.findall(r"\w+(?:'\w+)*", r.completion.lower())) for r in rows]
-        return "rate", [float(told.count(story) > 1) for story in told], [r.cluster for r in rows]
-    if name[0] == "second_turn":
-        kind, behind, clusters = scores("mean", pick("second_turn", "answer"))
-        alone = {r.id: r.score for r in pick("gold")} if name[1] == "change" else {}
-        ids = [r.id for r in pick("second_turn", "answer")]
-        return kind, [score - alone.get(i, 0.0) for i, score in zip(ids, behind, strict=True)], clusters
-    if name[0] == "grounding":
-        return outcomes(pick("grounding", group="/".join(name[2:]) or None), *GROUNDING[name[1]])
-    if name[0] == "facts":
-        words = ("wrong", "fabricated") if name[2] == "hallucinated" else (name[2],)
-        rows = pick("facts", group=name[1])
-        if name[3:]:
-            rows = [r for r in rows if unseen(r) == (name[3] == "unseen_wording")]
-        return outcomes(rows, *words)
-    if name[0] == "task":
-        return outcomes(pick("tasks", group=name[1]), "right")
-    if name[0] == "refusal":
-        return outcomes(pick("refusal", group=name[1]), "refused")
-    if name[0] == "bias":
-        return scores("rate", pick("story_bias", "_".join(name[1:])))
-    if name[0] == "win_rate":
-        return win_rows(name, records)
-    if name[0] == "reward":
-        if "_over_" in name[1]:
-            return scores("rate", pick("reward_contrasts", name[1], name[2]))
-        measure = {"ceiling": "label_by_gold", "accuracy_on_labels": "label"}.get(name[1], "true_order")
-        return scores("rate", pick("reward_accuracy", measure, "/".join(name[2:]) or None))
-    simple = {
-        "gold": ("gold", "gold", "mean"),
-        "proxy": ("proxy", "score", "mean"),
-        "kl": ("kl", "k1", "mean"),
-    }
-    simple |= {"length": ("form", "length", "mean"), "ends": ("form", "ends", "rate")}
-    evaluation, measure, kind = simple[name[0]]
-    return scores(kind, pick(evaluation, measure))
-
-
-def is_statistic(figure):
-    """Whether a figure is no mean; test_closed_world.py and test_knowledge.py compute those again."""
-    name = figure["name"].split("/")
-    return (
-        (name[0] == "calibration" and name[1] != "brier")
-        or (name[0] == "diversity" and name[1] != "identical")
-        or name[0] in ("knowledge", "representation")
-        or name[-1] == "wording_gap"
-        or name[:2] in (["win_rate", "length_controlled"], ["win_rate", "strength"])
-    )
-
-
-def win_rows(name, records):
-    ours, _, theirs = name[1].partition("_over_")
-    gold = {s: {r.id: r for r in records if (r.stage, r.evaluation) == (s, "gold")} for s in (ours, theirs)}
-    points = [
-        (
-            (gold[ours][i].score > gold[theirs][i].score)
-            + 0.5 * (gold[ours][i].score == gold[theirs][i].score),
-            r.cluster,
-        )
-        for i, r in gold[theirs].items()
-    ]
-    if name[2:] == ["decided"]:
-        points = [point for point in points if point[0] != 0.5]
-    return "rate", *map(list, zip(*points, strict=True))
-
-
 def test_every_figure_of_the_report_follows_from_the_records(report, records):
     checked = 0
     for figure in report["figures"]:
         if "_minus_" in figure["name"] or is_statistic(figure):
             continue
         kind, *rows = rows_of(figure, records)
-        expected = expected_rate(*rows) if kind == "rate" else expected_mean(*rows)
-        if kind == "ratio":  # of shares, whose intervals end at 0 and 1
-            expected = expected[0], max(expected[1], 0), min(expected[2], 1), *expected[3:]
+        bounds = AGAIN["bounds_of"](figure["name"])
+        rate, mean = AGAIN["expected_rate"], AGAIN["expected_mean"]
+        expected = rate(*rows) if kind == "rate" else mean(*rows, bounds=bounds)
+        if kind == "ratio" or figure["name"].startswith("abstention/score"):  # shares and points end at 1
+            expected = expected[0], max(expected[1], bounds[0]), min(expected[2], 1), *expected[3:]
         found = [figure[part] for part in ("value", "low", "high", "n", "clusters")]
         assert found == pytest.approx(list(expected), abs=1e-9), figure["name"]
         checked += 1
@@ -247,7 +67,7 @@ def test_every_change_is_the_difference_of_its_two_figures_and_its_interval_hold
         differences = [b - a for a, b in zip(parts(*sides[0]), parts(*sides[1]), strict=True)]
         mean = sum(differences) / len(differences)
         assert figure["value"] == pytest.approx(mean, abs=1e-9), figure["name"]
-        error, num = clustered_error([d - mean for d in differences], sides[0][1])
+        error, num = AGAIN["clustered_error"]([d - mean for d in differences], sides[0][1])
         if error and num >= 30:
             width = (figure["high"] - figure["low"]) / (2 * stats.t.ppf(0.975, num - 1) * error)
             assert 0.8 < width < 1.25, figure["name"]
@@ -256,7 +76,7 @@ def test_every_change_is_the_difference_of_its_two_figures_and_its_interval_hold
 def test_the_gap_of_a_wording_that_was_never_read_follows_from_the_records(report, records):
     for stage, tier in (("base", "often"), ("sft", "some"), ("ppo", "never")):
         rows = [r for r in records if (r.stage, r.evaluation, r.group) == (stage, "facts", tier)]
-        kinds = [[r.outcome == "right" for r in rows if unseen(r) == kind] for kind in (True, False)]
+        kinds = [[r.outcome == "right" for r in rows if AGAIN["unseen"](r) == kind] for kind in (True, False)]
         means = [sum(kind) / len(kind) for kind in kinds]
         assert min(map(len, kinds)) >= 10
         sides = [
@@ -345,8 +165,11 @@ def test_nulls_stand_beside_the_figures(report):
     assert value(report, "bias/stereotyped", "base")["nulls"]["injected"] == pytest.approx(0.8)
     assert value(report, "win_rate/ppo_over_sft", "ppo")["nulls"] == {"no_difference": 0.5}
     nulls = value(report, "reward/accuracy", "reward")["nulls"]
-    assert nulls["chance"] == 0.5
+    assert nulls["chance"] == nulls["untrained"] == 0.5
     assert nulls["shuffled_labels"] == 0.51
+    assert value(report, "reward/ceiling", "reward")["nulls"] == {"labels_by_coin": 0.5}
+    assert value(report, "kl", "ppo")["nulls"] == {"unchanged": 0.0}
+    assert {f["name"] for f in report["figures"] if not f["nulls"]} <= {"ends", "bias/neutral"}
 
 
 def test_reward_accuracy_follows_gold_not_the_noisy_label(report):
