@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from pipeline.language_model import LanguageModel, model_folder
-from pipeline.run_directory import STAGE_JSON, read_json
+from pipeline.language_model import LanguageModel
+from pipeline.run_directory import STAGE_JSON, model_folder, read_json
 
 ADAPTER = "adapter"
 

@@ -225,7 +225,7 @@ def _has_chat_format(source: Path) -> bool:
     """Whether a model that no run made has a chat template."""
     from transformers import AutoTokenizer
 
-    from pipeline.language_model import model_folder
+    from pipeline.run_directory import model_folder
 
     try:
         return AutoTokenizer.from_pretrained(model_folder(source)).chat_template is not None

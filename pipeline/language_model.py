@@ -21,6 +21,7 @@ from data.errors import InputError
 from data.rows import Message
 from pipeline import rollout
 from pipeline.rl import logprobs_of
+from pipeline.run_directory import model_folder
 from reward.stored import quiet
 
 if TYPE_CHECKING:
@@ -184,14 +185,6 @@ class LanguageModel:
         """The tokens whose text holds the character."""
         texts = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
         return [token for token, text in enumerate(texts) if character in text]
-
-
-def model_folder(source: str | Path) -> str:
-    """The folder (or hub id) that holds the weights of `source`, which may be a stage directory."""
-    folder = Path(source)
-    if any((folder / "model" / name).is_file() for name in ("config.json", "adapter_config.json")):
-        return str(folder / "model")
-    return str(source)
 
 
 def context_of(model: PreTrainedModel) -> int:

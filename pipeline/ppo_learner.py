@@ -20,9 +20,10 @@ from pipeline import adapted, critic
 from pipeline.actor_critic import ActorCritic
 from pipeline.checkpoint import load_state, save_state
 from pipeline.episodes import Rewards, load_rewards, read_prompts
-from pipeline.language_model import LanguageModel, model_folder, publish_model
+from pipeline.language_model import LanguageModel, publish_model
 from pipeline.lean import make_lean
 from pipeline.next_token import NextToken
+from pipeline.run_directory import model_folder
 from reward.model import RewardModel
 from reward.role_adapters import POLICY, REWARD, VALUE, Role, Trunk
 

@@ -17,11 +17,12 @@ from data.randomness import key
 from data.rows import prompt_hash
 from data.sampler import order
 from pipeline import trl_adapter
-from pipeline.language_model import LanguageModel, model_folder
+from pipeline.language_model import LanguageModel
 from pipeline.lean import make_lean
 from pipeline.micro_batches import halve_until_it_fits, micro_batches
 from pipeline.optimizers import BETAS
 from pipeline.pairs import Pairs
+from pipeline.run_directory import model_folder
 from reward.model import TRANSFORMERS, RewardModel
 from reward.preference import bradley_terry_loss
 from reward.role_adapters import REWARD, Trunk

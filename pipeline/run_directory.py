@@ -25,6 +25,7 @@ from pipeline.checkpoint import (
 from pipeline.config import suggest
 
 RUN_JSON, STAGE_JSON, BEGUN_JSON, NOTES_JSON = "run.json", "stage.json", "begun.json", "notes.json"
+MODEL_CONFIGS = ("config.json", "adapter_config.json")
 FAULT_JSON = "fault.json"  # why one of several seeds stopped here: its last step and the cause
 CHECKPOINTS, LOCK = "checkpoints", "run.lock"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\Z")
@@ -111,6 +112,14 @@ def find_stage(runs_dir: Path, run: str, stage: str, seed: int | None) -> tuple[
         known = finished_stages(run_dir)
         return folder, f"names {run}/{stage}, which is not finished{suggest(stage, known)}"
     return folder, None
+
+
+def model_folder(source: str | Path) -> str:
+    """The folder (or hub id) that holds the weights of `source`, which may be a stage directory."""
+    folder = Path(source)
+    if any((folder / "model" / name).is_file() for name in MODEL_CONFIGS):
+        return str(folder / "model")
+    return str(source)
 
 
 def finished_stages(run_dir: Path) -> list[str]:

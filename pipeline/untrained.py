@@ -35,7 +35,7 @@ def untrained(context: Context) -> Iterator[Context | None]:
     """The same questions for the first model's architecture; None where it is too large, or an adapter."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from pipeline.language_model import model_folder
+    from pipeline.run_directory import model_folder
 
     first = next(iter(context.models.values()))
     source = model_folder(first.folder)

@@ -6,13 +6,16 @@ template, or no pad token of its own, both are added: with role tokens that no t
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from data.errors import InputError
 from data.settings import Settings
 from pipeline.recipe import Cost, CostContext
+from pipeline.run_directory import MODEL_CONFIGS, model_folder
 
 if TYPE_CHECKING:
     from pipeline.run import StageRun
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 INPUTS: dict[str, object] = {}
 IGNORES_PRECISION = True
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 class Config(Settings):
@@ -31,9 +35,25 @@ class Config(Settings):
     ]
 
 
+def check(config: Config) -> None:
+    """Refuse what is neither a folder with a model in safetensors nor can be a hub id."""
+    folder = Path(model_folder(config.source))
+    if not folder.is_dir():
+        if HUB_ID.fullmatch(config.source):
+            return
+        raise InputError(f"source: no folder {config.source}, and no hub id, which is NAME or OWNER/NAME")
+    if not any((folder / name).is_file() for name in MODEL_CONFIGS):
+        raise InputError(f"source: {folder} holds no config.json; give the folder of a Hugging Face model")
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(
+            f"source: {folder} holds no weights in safetensors, which alone are read; save the model with "
+            "save_pretrained"
+        )
+
+
 def files(config: Config, data_root: Path | None) -> list[Path]:
     """The files of a local model."""
-    folder = Path(config.source)
+    folder = Path(model_folder(config.source))
     return sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern)) if folder.is_dir() else []
 
 

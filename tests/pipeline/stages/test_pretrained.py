@@ -1,6 +1,7 @@
 """Models of other families as the start of a chain: what they lack is added, and cannot be forged."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -81,3 +82,26 @@ def test_its_files_are_part_of_the_key(tmp_path, save_foreign):
     names = {path.name for path in stage.files(stage.Config(source=str(folder)), None)}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
     assert stage.files(stage.Config(source="some/hub-id"), None) == []
+
+
+def test_a_source_that_cannot_be_a_model_is_refused_before_any_work(tmp_path, save_foreign):
+    folder = save_foreign(tmp_path / "base", "gpt2")
+    stage_folder = tmp_path / "stage"
+    (stage_folder / "model").mkdir(parents=True)
+    for path in folder.iterdir():
+        shutil.copy(path, stage_folder / "model")
+    for good in (str(folder), str(stage_folder), "gpt2", "Qwen/Qwen2.5-0.5B"):
+        stage.check(stage.Config(source=good))
+    assert {path.name for path in stage.files(stage.Config(source=str(stage_folder)), None)} >= {
+        "config.json",
+        "model.safetensors",
+    }
+    for bad in ("/no/such/folder", "./base", "a/b/c"):
+        with pytest.raises(InputError, match=r"no folder .* and no hub id"):
+            stage.check(stage.Config(source=bad))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="no weights in safetensors"):
+        stage.check(stage.Config(source=str(folder)))
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match=r"holds no config\.json"):
+        stage.check(stage.Config(source=str(folder)))
