@@ -258,6 +258,7 @@ def _sections(chain: RunData, prefix: str) -> dict[str, Any]:
         "confidence": tables.confidence_rows(chain),
         "confidence_words": tables.confidence_words(chain),
         "targets": tables.target_rows(chain),
+        "targets_by_tier": tables.target_rows(chain, by_tier=True),
         "benchmarks": tables.benchmarks(chain),
         "wordings": tables.wordings(chain),
         "doses": tables.dose_response(chain),

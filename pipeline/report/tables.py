@@ -393,9 +393,10 @@ def _label(name: str, labels: Mapping[str, str]) -> str:
     return ", ".join(labels.get(part, part.replace("_", " ")) for part in parts)
 
 
-def target_rows(run: RunData) -> list[Row]:
-    """Scores by confidence target, and by target and tier."""
-    return rows_of(run, _names(run, "abstention/score"), lambda name: f"t = {', '.join(name.split('/')[2:])}")
+def target_rows(run: RunData, *, by_tier: bool = False) -> list[Row]:
+    """Scores by confidence target over all questions, or by target and tier."""
+    names = [name for name in _names(run, "abstention/score") if (name.count("/") > 2) == by_tier]
+    return rows_of(run, names, lambda name: f"t = {', '.join(name.split('/')[2:])}")
 
 
 # --- dose and response ------------------------------------------------------------------------------------

@@ -211,9 +211,14 @@ def test_confidence_is_drawn_from_the_records_and_named_in_words():
 
 
 def test_scores_by_confidence_target():
-    run = a_run([figure("abstention/score/0.75", "ppo", 0.2, always_abstain=0.0)])
+    found = [
+        figure(f"abstention/score/{name}", "ppo", 0.2, always_abstain=0.0) for name in ("0.75", "0.75/often")
+    ]
+    run = a_run(found)
     (row,) = tables.target_rows(run)
     assert (row.label, row.nulls) == ("t = 0.75", "always abstain 0.000")
+    (row,) = tables.target_rows(run, by_tier=True)
+    assert row.label == "t = 0.75, often"
 
 
 def test_agreement_of_samples_stands_beside_the_answers_probability():
