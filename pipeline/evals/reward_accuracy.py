@@ -11,7 +11,7 @@ from data.row_files import FileSettings, read_rows, row_files
 from data.rows import Item, PreferenceRow, read_jsonl
 from pipeline.answers import Context, Records, shown_prompt
 from pipeline.checkpoint import sha256
-from pipeline.measured import Measured, Scored, of_records, win_score
+from pipeline.measured import Measured, of_records, win_score
 from pipeline.records import Record
 from pipeline.run_directory import STAGE_JSON, read_json
 from pipeline.untrained import RANKING
@@ -111,11 +111,16 @@ def figures(records: Records, context: Context) -> list[Measured]:
     main, by_what = (true_order, "true_order") if true_order else (labelled, "label")
     own = not context.options[NAME].path
     shuffled = _shuffled(context.folder(REWARD)) if own else {}
-    nulls = {REWARD: {**RANKING, **_length_only(rows[REWARD]), **shuffled}}
+    longer = _longer(rows[REWARD])
+    by_label = {REWARD: {**RANKING, **_length_only(longer), **shuffled}}
+    by_gold = {REWARD: {**RANKING, **_length_only(_in_true_order(longer, rows[REWARD])), **shuffled}}
+    nulls = by_gold if true_order else by_label
     found = [Measured("reward/accuracy", "share", "rate", main, better=1, nulls=nulls)]
     if true_order:
         ceiling = of_records(rows, measure="label_by_gold")
-        found.append(Measured("reward/accuracy_on_labels", "share", "rate", labelled, better=1, nulls=nulls))
+        found.append(
+            Measured("reward/accuracy_on_labels", "share", "rate", labelled, better=1, nulls=by_label)
+        )
         coin = {REWARD: {"labels_by_coin": 0.5}}
         found.append(Measured("reward/ceiling", "share", "rate", ceiling, better=1, nulls=coin))
     kinds = dict.fromkeys(row.group for row in rows[REWARD] if row.group and row.measure == by_what)
@@ -139,10 +144,22 @@ def _pairs(context: Context) -> list[PreferenceRow]:
     return read_jsonl(path, PreferenceRow) if path and path.exists() else []
 
 
-def _length_only(rows: list[Record]) -> dict[str, float]:
+def _longer(rows: list[Record]) -> dict[str, float]:
+    """By pair, 1 where the completion of the label is the longer one, 1/2 where both are equally long."""
+    return {row.id: row.score for row in of_records({REWARD: rows}, measure="longer")[REWARD]}
+
+
+def _in_true_order(longer: dict[str, float], rows: list[Record]) -> dict[str, float]:
+    """The same of the completion that gold prefers, where it prefers one."""
+    agrees = of_records({REWARD: rows}, measure="label_by_gold").get(REWARD, [])
+    return {
+        row.id: longer[row.id] if row.score == 1 else 1 - longer[row.id] for row in agrees if row.score != 0.5
+    }
+
+
+def _length_only(longer: dict[str, float]) -> dict[str, float]:
     """Accuracy of always taking the longer completion, or the shorter where that is better."""
-    longer: list[Scored] = of_records({REWARD: rows}, measure="longer")[REWARD]
-    share = sum(row.score for row in longer) / len(longer)
+    share = sum(longer.values()) / len(longer) if longer else 0.5
     return {"longer": share} if share >= 0.5 else {"shorter": 1 - share}
 
 

@@ -1,6 +1,5 @@
 """Evaluations that need models, on tiny ones without a closed world, as on real data."""
 
-import hashlib
 import json
 import math
 import shlex
@@ -23,48 +22,7 @@ from pipeline.rankings import bradley_terry
 from pipeline.records import read_records
 from pipeline.run import StageRun
 from pipeline.stages import evaluate
-from pipeline.stages.tokenizer import train, wrap
-
-TEXTS = [
-    f"The {animal} sat on the {thing}.\nIt was {n} years old."
-    for n, (animal, thing) in enumerate(
-        [(a, t) for a in ("cat", "dog", "hen") for t in ("mat", "log", "fen", "hill")]
-    )
-]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """The folder of work outside runs, of this test alone."""
-    monkeypatch.setattr("pipeline.kept_work.root", lambda: tmp_path / "cache")
-    return tmp_path / "cache"
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return wrap(train(TEXTS * 3, vocab_size=300))
-
-
-@pytest.fixture
-def chain(tmp_path, tiny_llama, tokenizer):
-    """A run with a pretrained, a tuned and an aligned model; the last two have the same weights."""
-    folder = tmp_path / "runs" / "tiny"
-    policies = {"pretrain": (1, None), "sft": (2, "pretrain"), "ppo": (2, "sft")}
-    for name, (seed, policy) in policies.items():
-        model = tiny_llama(vocabulary=len(tokenizer), seed=seed, context=48)
-        model.save_pretrained(folder / "stages" / name / "model")
-        tokenizer.save_pretrained(folder / "stages" / name / "model")
-        inputs = {"policy": [[policy, "0"]]} if policy else {}
-        write_json(folder / "stages" / name / "stage.json", {"stage": name, "inputs": inputs})
-    corpus = folder / "stages" / "corpus"
-    corpus.mkdir()
-    write_json(corpus / "stage.json", {"stage": "corpus"})
-    write_jsonl(corpus / "text.valid.jsonl", [TextRow(str(n), text) for n, text in enumerate(TEXTS)])
-    write_jsonl(corpus / "text.train.jsonl", [TextRow(str(n), text) for n, text in enumerate(TEXTS)])
-    write_jsonl(corpus / "items.test.jsonl", [Item(str(n), user(f"Where is the {n}?")) for n in range(7)])
-    names = ["corpus", "pretrain", "sft", "ppo", "evaluate"]
-    write_json(folder / "run.json", {"recipe": "tiny", "seed": 3, "stages": [{"name": n} for n in names]})
-    return folder
+from tests.pipeline.evals.tiny_run import TEXTS, finished
 
 
 def test_an_untrained_model_of_the_same_architecture_is_a_null_of_every_figure(chain):
@@ -161,13 +119,6 @@ def evaluated(chain, name="evaluate", more=None, **settings):
     evaluate.run(model(max_new_tokens=9, **settings), run)
     found = json.loads((run.dir / "figures.json").read_text())
     return run, {(figure["name"], figure["stage"]): figure for figure in found["figures"]}
-
-
-def finished(chain):
-    """Record the evaluation's settings, which the command takes over."""
-    (chain / "stages" / "evaluate").mkdir(exist_ok=True)
-    settings = {"max_new_tokens": 9, "suite": None}
-    write_json(chain / "stages" / "evaluate" / "stage.json", {"stage": "evaluate", "config": settings})
 
 
 def test_without_a_world_form_drift_and_loss_are_measured(chain):
@@ -423,79 +374,6 @@ def test_what_is_kept_of_several_seeds_is_one_report(chain, tmp_path, capsys):
 
 
 # --- a reward model on pairs of a file
-
-
-PAIRS = [{"prompt": "Who?", "chosen": "a" * (3 + n % 2), "rejected": "b" * (2 + n % 3)} for n in range(30)]
-
-
-@pytest.fixture
-def pairs(chain, tmp_path, monkeypatch):
-    """A file of pairs, and a reward stage that likes length, with its own accuracy on shuffled labels."""
-    monkeypatch.setattr(
-        "pipeline.reward_scores.score_with",
-        lambda items, texts, *_, **__: [float(len(t)) for t in texts],
-    )
-    finished(chain)
-    (chain / "stages" / "better").mkdir()
-    record = {"stage": "reward", "notes": {"shuffled_labels_accuracy": 0.51}}
-    write_json(chain / "stages" / "better" / "stage.json", record)
-    run = json.loads((chain / "run.json").read_text())
-    write_json(chain / "run.json", run | {"stages": [*run["stages"], {"name": "better"}]})
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
-    return path
-
-
-def test_a_reward_model_is_measured_on_any_file_of_pairs(chain, pairs, capsys):
-    options = {"suite": ["reward_accuracy"], "runs_dir": chain.parent}
-    found = evaluate_sources(["tiny/better"], changes=[f"reward_accuracy.path={pairs}"], **options)
-    (figure,) = found["figures"]
-    wins = [
-        (len(p["chosen"]) > len(p["rejected"])) + 0.5 * (len(p["chosen"]) == len(p["rejected"]))
-        for p in PAIRS
-    ]
-    assert (figure["name"], figure["n"]) == ("reward/accuracy", 30)
-    assert figure["value"] == pytest.approx(sum(wins) / 30)
-    assert set(figure["nulls"]) == {
-        "chance",
-        "untrained",
-        "longer",
-    }  # nothing that was measured on other pairs
-    digest = hashlib.sha256(pairs.read_bytes()).hexdigest()[:16]
-    assert found["notes"]["reward_accuracy"] == {"file": "pairs.jsonl", "sha256": [digest], "read": 30}
-
-
-def test_several_reward_models_judge_together(chain, pairs, monkeypatch):
-    seen = []
-
-    def load(name, *, stage, **_):
-        seen.append([folder.name for folder in stage])
-        return lambda items, texts, ended: torch.tensor([float(len(text)) for text in texts])
-
-    monkeypatch.undo()  # the real `score_with`
-    monkeypatch.setattr("reward.functions.load_function", load)
-    stages = chain / "stages"
-    shutil.copytree(stages / "better", stages / "another")
-    run = json.loads((chain / "run.json").read_text())
-    write_json(chain / "run.json", run | {"stages": [*run["stages"], {"name": "another"}]})
-    options = {"suite": ["reward_accuracy"], "changes": [f"reward_accuracy.path={pairs}"]}
-    evaluate_sources(["tiny"], runs_dir=chain.parent, **options)
-    evaluate_sources(["tiny/another", "tiny/better"], runs_dir=chain.parent, **options)
-    assert seen == [["better", "another"]] * 2 + [["another", "better"]] * 2
-
-
-def test_pairs_of_a_file_that_nobody_can_judge_are_refused(chain, pairs):
-    shutil.rmtree(chain / "stages" / "better")
-    with pytest.raises(InputError, match=r"no reward model to judge the pairs of .*pairs\.jsonl"):
-        evaluate_sources(
-            ["tiny"], suite=["reward"], runs_dir=chain.parent, changes=[f"reward_accuracy.path={pairs}"]
-        )
-
-
-def test_the_file_of_pairs_is_among_those_that_the_stage_reads(pairs):
-    config = evaluate.config_class({})(reward_accuracy={"path": str(pairs)})
-    assert evaluate.files(config, None) == [pairs]
-    assert evaluate.files(evaluate.config_class({})(), None) == []
 
 
 def test_answers_longer_than_the_context_are_refused(chain, cache):
