@@ -23,7 +23,7 @@ from data.sampler import indices
 from pipeline import ppo_checks, rl, rollout
 from pipeline.actor_critic import token_logprobs
 from pipeline.episodes import Scored, UnusableScores
-from pipeline.optimizers import set_rate
+from pipeline.optimizers import rate, set_rate
 from pipeline.ppo_learner import Learner
 from reward.role_adapters import POLICY
 
@@ -153,7 +153,9 @@ def update(learner: Learner, step: int, batch: Experience) -> dict[str, float]:
     """Take `num_epochs` passes of clipped updates over a batch; returns the means of the last pass."""
     config = learner.config
     started = time.perf_counter()
-    set_rate(learner.optimizer.param_groups, learner.rate_scale * (1 - step / config.num_steps))
+    num_warmup = round(config.warmup_share * config.num_steps)
+    multiple = rate("linear", step, num_steps=config.num_steps, num_warmup=num_warmup)
+    set_rate(learner.optimizer.param_groups, learner.rate_scale * multiple)
     passes: list[dict[str, float]] = []
     for epoch in range(config.num_epochs):
         updates = [

@@ -224,9 +224,9 @@ DETAILS = (
         "pipeline/test_rl.py::test_value_loss_by_hand",
     ),
     Detail(
-        "Adam with its own epsilon, linear decay to 0",
+        "Adam with its own epsilon, a warm-up where one is set, linear decay to 0",
         17,
-        ("ppo.learning_rate", "ppo.adam_eps"),
+        ("ppo.learning_rate", "ppo.adam_eps", "ppo.warmup_share"),
         HUANG,
         "pipeline/test_ppo.py::test_the_value_head_learns_at_its_own_rate_and_both_decay",
     ),

@@ -86,9 +86,10 @@ class Config(Settings):
     num_epochs: types.BatchEpochs = 4
     num_minibatches: Annotated[int, Field(gt=0, description="Updates in one pass")] = 1
     micro_batch_size: types.EpisodeMicroBatch = 64
-    learning_rate: Annotated[float, Field(gt=0, description="Of Adam at the start; decays linearly to 0")] = (
-        1e-5
-    )
+    learning_rate: Annotated[
+        float, Field(gt=0, description="Of Adam at its highest; decays linearly to 0")
+    ] = 1e-5
+    warmup_share: types.WarmupShare = 0.0
     value_head_rate: Annotated[
         float, Field(gt=0, description="Learning rate of the value head, which starts at 0, as a multiple")
     ] = 1.0

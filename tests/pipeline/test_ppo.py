@@ -143,6 +143,17 @@ def test_the_value_head_learns_at_its_own_rate_and_both_decay(make):
         assert head["lr"] == pytest.approx(1e-2 * left)
 
 
+def test_rates_rise_in_the_warm_up_and_reach_0_at_the_end(make):
+    learner = make(learning_rate=1e-3, warmup_share=0.1)
+    num_steps = learner.config.num_steps
+    seen = []
+    for step in (0, 3, 4, num_steps - 1):
+        ppo.update(learner, step, ppo.experience(learner, step))
+        seen.append(learner.optimizer.param_groups[0]["lr"])
+    assert num_steps == 40
+    assert seen == pytest.approx([0.25e-3, 1e-3, 1e-3, 1e-3 / 36])
+
+
 def fill(learner, value):
     """Give every weight of the policy one value, which names it."""
     with torch.no_grad():
