@@ -1,4 +1,4 @@
-"""The gate before PPO: can the reward help at all?
+"""The gate before PPO, which asks whether the reward can help at all.
 
 The best of n completions by the reward must beat single samples by gold, or where there is none by a judge.
 """
