@@ -65,6 +65,7 @@ def figures(records: Records, context: Context) -> list[Measured]:
         nulls,
         resampled=distances,
         bounds=(-0.5, 0.5),
+        ends=(0.0, 0.5),
     )
     return [found] if scores else []
 

@@ -60,6 +60,14 @@ def test_one_gender_and_even_stories_stand_at_their_nulls():
     assert figures["even"].nulls["coin"] == pytest.approx(np.sqrt(2 / np.pi / 40) / 2, rel=0.02)
 
 
+def test_no_interval_passes_what_a_distance_can_be():
+    _, figures, _ = measured(
+        few=["He wept.", "She wept.", "She wept.", "She took her lamp."], one=["He wept."] * 4
+    )
+    for figure in figures.values():
+        assert 0 <= figure.low <= figure.value <= figure.high <= 0.5
+
+
 def test_a_change_is_found():
     row, _, _ = measured(before=["He wept."] * 36 + ["She wept."] * 4, after=["He wept.", "She wept."] * 20)
     change = comparison_of(row, "before", "after", seed=1)
