@@ -330,9 +330,9 @@ DETAILS = (
         "pipeline/test_ppo.py::test_the_epochs_of_a_batch_end_when_one_moves_the_policy_too_far",
     ),
     Detail(
-        "past a KL limit the run rolls back once, more gently, then stops",
+        "past a limit of KL or of lost score the run rolls back once, more gently, then stops",
         None,
-        ("ppo.max_kl",),
+        ("ppo.max_kl", "ppo.max_score_drop"),
         OWN,
         "pipeline/test_ppo_governor.py::test_governor_rolls_back_to_the_last_healthy_policy_with_a_gentler_step",
     ),

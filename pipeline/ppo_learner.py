@@ -62,6 +62,7 @@ class Learner:
     trunk: Trunk | None = None
     rate_scale: float = 1.0
     rolled_back: bool = False
+    first_score: tuple[float, float] | None = None  # mean and standard deviation of the first batch
     recent_gold: list[float] = field(default_factory=list)
     recent_kl: list[float] = field(default_factory=list)
     recent_policies: list[dict[str, Tensor]] = field(default_factory=list)
@@ -150,6 +151,7 @@ def save(learner: Learner, step: int) -> None:
         "kl_coef": learner.kl_coef,
         "rate_scale": learner.rate_scale,
         "rolled_back": learner.rolled_back,
+        "first_score": learner.first_score,
         "recent_gold": learner.recent_gold,
         "recent_kl": learner.recent_kl,
         "recent_policies": learner.recent_policies,
@@ -172,7 +174,7 @@ def resume(learner: Learner) -> int:
     _set_weights(learner, state["model"])
     learner.optimizer.load_state_dict(state["optimizer"])
     learner.kl_coef, learner.rate_scale = state["kl_coef"], state["rate_scale"]
-    learner.rolled_back = state["rolled_back"]
+    learner.rolled_back, learner.first_score = state["rolled_back"], state["first_score"]
     learner.recent_gold, learner.peak_gold = state["recent_gold"], state["peak_gold"]
     learner.recent_kl, learner.recent_policies = state["recent_kl"], state["recent_policies"]
     learner.run.cut_metrics(state["step"])

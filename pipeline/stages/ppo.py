@@ -108,6 +108,14 @@ class Config(Settings):
     max_kl: Annotated[
         float, Field(gt=0, description="KL that rolls the run back once, then stops it, nats per completion")
     ] = 50.0
+    max_score_drop: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="Standard deviations of the first batch's scores by which a later mean may lie below "
+            "theirs, beyond chance; past that it does as max_kl",
+        ),
+    ] = 0.5
     gate_prompts: Annotated[
         int, Field(ge=0, description="Prompts of the gate before PPO; 0 turns it off")
     ] = 32
@@ -213,15 +221,16 @@ def run(config: Config, run: StageRun) -> None:
             batch = ppo.experience(learner, step) if step < config.num_steps else None
             kl = batch.measured["kl"] if batch else ppo.final_kl(learner)
 
-            # 4. The governor: past the KL limit, back to the last healthy checkpoint once, then stop; past a
-            # budget, end with the last policy inside it.
-            if kl > config.max_kl:
+            # 4. The governor: past the limit of KL or score, back to the last healthy checkpoint once, then stop;
+            # past a budget, end with the last policy inside it.
+            harm = ppo.harm(learner, kl, batch)
+            if harm:
                 if learner.rolled_back:
                     raise TrainingFault(
-                        f"PPO at step {step}: the policy is {kl:.1f} nats per completion from its start, above "
-                        f"max_kl {config.max_kl:g}, after one roll-back. Raise kl_coef (now "
+                        f"PPO at step {step}: {harm}, after one roll-back. Raise kl_coef (now "
                         f"{learner.kl_coef:g}) or lower learning_rate"
                     )
+                run.say(f"PPO at step {step}: {harm}; back to the last healthy policy, more gently")
                 saved = step = ppo_learner.roll_back(learner)
                 continue
             if config.kl_control == "budget":

@@ -221,3 +221,44 @@ def test_a_run_killed_before_in_or_after_its_roll_back_ends_with_the_same_bits(
 def untimed(ran):
     found = read_metrics(ran.learner.run.dir / "metrics.jsonl")
     return [{k: v for k, v in line.items() if not k.endswith("_seconds")} for line in found]
+
+
+def scored(monkeypatch, means):
+    """Give the batches these mean scores, with standard deviation 1."""
+
+    def experience(learner, step):
+        batch = EXPERIENCE(learner, step)
+        batch.measured.update(score=means.pop(0), score_std=1.0)
+        return batch
+
+    monkeypatch.setattr(ppo, "experience", experience)
+
+
+# Half a standard deviation and three standard errors of the difference of two batches of 32.
+FALL = 0.5 + 3 * (2 / 32) ** 0.5
+EXPERIENCE = ppo.experience
+
+
+def test_a_score_that_falls_far_below_the_first_rolls_back_and_then_stops(run_stage, monkeypatch):
+    scored(monkeypatch, [1.0, 1.01 - FALL, 0.99 - FALL, 1.0, 1.0, 1.0, 1.0])
+    ran = run_stage()
+    assert ran.learner.run.notes["rolled_back_to_step"] == 1
+    assert "model" in ran.published
+    scored(monkeypatch, [1.0, -2.0, 1.0, -2.0, -2.0])
+    with pytest.raises(
+        TrainingFault, match=r"mean score fell from 1\.00 to -2\.00.*after one roll-back.*learning_rate"
+    ):
+        run_stage(folder="again")
+
+
+def test_the_first_score_outlives_a_stop(make_ppo):
+    learner = make_ppo()
+    assert ppo_learner.resume(learner) == 0
+    batch = ppo.experience(learner, 0)
+    assert not ppo.harm(learner, 0.0, batch)
+    ppo_learner.save(learner, 3)
+    again = make_ppo()
+    assert ppo_learner.resume(again) == 3
+    assert again.first_score == learner.first_score == (batch.measured["score"], batch.measured["score_std"])
+    batch.measured["score"] -= 10
+    assert "max_score_drop" in ppo.harm(again, 0.0, batch)
