@@ -261,22 +261,25 @@ def _losses(learner: Learner, batch: Experience, rows: Tensor) -> Iterator[tuple
     yield (policy.loss + loss if shared else loss), {**measured, "value_loss": value.loss.item()}
 
 
+def keep_first_score(learner: Learner, batch: Experience) -> None:
+    """Keep mean and standard deviation of the scores of the first batch, where they are not kept yet."""
+    if learner.first_score is None:
+        learner.first_score = (batch.measured["score"], batch.measured["score_std"])
+
+
 def harm(learner: Learner, kl: float, batch: Experience | None) -> str:
     """What a policy has come to that calls for the governor, in words; empty where it is healthy.
 
-    Its KL is past the limit, or its mean score is further below that of the first batch than `max_score_drop`
-    standard deviations and three standard errors of the difference: a policy that unlearned what it could may
-    stay near its start. The first batch is kept.
+    Its KL (nats per completion) is past the limit, or its mean score is further below that of the first batch
+    than `max_score_drop` standard deviations and three standard errors of the difference: a policy that
+    unlearned what it could may stay near its start. Without a batch the KL alone is judged.
     """
     config = learner.config
     if kl > config.max_kl:
         return f"the policy is {kl:.1f} nats per completion from its start, above max_kl {config.max_kl:g}"
-    if batch is None:
+    if batch is None or learner.first_score is None:
         return ""
-    mean, std = batch.measured["score"], batch.measured["score_std"]
-    if learner.first_score is None:
-        learner.first_score = (mean, std)
-    first, spread = learner.first_score
+    mean, (first, spread) = batch.measured["score"], learner.first_score
     chance = 3 * spread * (2 / config.batch_size) ** 0.5
     if first - mean <= config.max_score_drop * spread + chance:
         return ""

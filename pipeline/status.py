@@ -44,19 +44,23 @@ def _stages(folder: Path, seed: int | None, active: bool, parent: Mapping[str, A
 def _stage(run_dir: Path, name: str, seed: int | None, active: bool) -> dict[str, Any]:
     folder = stage_dir(run_dir, name)
     done = read_json(folder / STAGE_JSON)
-    begun, fault = (folder / BEGUN_JSON).is_file(), None if done else read_json(folder / FAULT_JSON)
-    left = "running" if active else "unfinished"
-    state = "done" if done else "stopped" if fault else left if begun else "waiting"
+    fault = None if done else read_json(folder / FAULT_JSON)
     lines = read_metrics(folder / "metrics.jsonl")
     return {
         "stage": name,
         "seed": seed,
-        "state": state,
+        "state": "done" if done else "stopped" if fault else _not_done(folder, active),
         "seconds": (done or {}).get("timings", {}).get("seconds"),
         "failed_gates": [gate["name"] for gate in (done or {}).get("gates", []) if gate["passed"] is False],
         "cause": fault["cause"] if fault else None,
         "last": lines[-1] if lines else None,
     }
+
+
+def _not_done(folder: Path, active: bool) -> str:
+    if not (folder / BEGUN_JSON).is_file():
+        return "waiting"
+    return "running" if active else "unfinished"
 
 
 def format_status(status: Mapping[str, Any]) -> str:

@@ -220,6 +220,8 @@ def run(config: Config, run: StageRun) -> None:
             # 3. Sample completions, score them, compute advantages; after the last update measure its KL alone.
             batch = ppo.experience(learner, step) if step < config.num_steps else None
             kl = batch.measured["kl"] if batch else ppo.final_kl(learner)
+            if batch:
+                ppo.keep_first_score(learner, batch)
 
             # 4. The governor: past the limit of KL or score, back to the last healthy checkpoint once, then stop;
             # past a budget, end with the last policy inside it.

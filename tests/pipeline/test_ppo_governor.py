@@ -255,6 +255,7 @@ def test_the_first_score_outlives_a_stop(make_ppo):
     learner = make_ppo()
     assert ppo_learner.resume(learner) == 0
     batch = ppo.experience(learner, 0)
+    ppo.keep_first_score(learner, batch)
     assert not ppo.harm(learner, 0.0, batch)
     ppo_learner.save(learner, 3)
     again = make_ppo()

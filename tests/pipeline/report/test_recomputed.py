@@ -1,6 +1,5 @@
 """Figures that are no means, tests and nulls, computed again from a run's records by definition alone."""
 
-import json
 import math
 import re
 from dataclasses import replace
@@ -11,20 +10,9 @@ from scipy import optimize, stats
 
 from pipeline.evals import calibration
 from pipeline.measured import value_of
-from pipeline.records import read_records
 
 STAGES = ("base", "sft", "ppo")
 ATTEMPTS, HALLUCINATED = ("right", "wrong", "fabricated"), ("wrong", "fabricated")
-
-
-@pytest.fixture(scope="module")
-def records(artificial_run):
-    return read_records(artificial_run / "stages" / "evaluate" / "records.jsonl")
-
-
-@pytest.fixture(scope="module")
-def results(artificial_run):
-    return json.loads((artificial_run / "stages" / "evaluate" / "figures.json").read_text())
 
 
 @pytest.fixture(scope="module")

@@ -5,20 +5,16 @@ The samples are those of the keyed stream that the run names; what is made of th
 """
 
 import hashlib
-import json
 import math
 import re
-import runpy
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.records import read_records
+from tests.pipeline import recomputation
 
-AGAIN = runpy.run_path(str(Path(__file__).parents[1] / "recomputation.py"))
 STAGES = ("base", "sft", "ppo")
 
 
@@ -30,16 +26,6 @@ class Again(NamedTuple):
     of: object
     bounds: tuple = (-math.inf, math.inf)
     telling: int = 0
-
-
-@pytest.fixture(scope="module")
-def records(artificial_run):
-    return read_records(artificial_run / "stages" / "evaluate" / "records.jsonl")
-
-
-@pytest.fixture(scope="module")
-def results(artificial_run):
-    return json.loads((artificial_run / "stages" / "evaluate" / "figures.json").read_text())
 
 
 # --- statistics of counts (samples, items), by definition
@@ -185,7 +171,7 @@ def again(name, stage, records, shared=None):
     elif parts[-1] == "wording_gap":
         rows = [r for r in rows if r.group == parts[1]]
         words = ("wrong", "fabricated") if parts[2] == "hallucinated" else (parts[2],)
-        kinds = np.array([float(AGAIN["unseen"](r)) for r in rows])
+        kinds = np.array([float(recomputation.unseen(r)) for r in rows])
         of, bounds = gap_of(np.array([float(r.outcome in words) for r in rows]), kinds), (-1.0, 1.0)
     elif parts[0] == "representation":
         of = distance_of(*(np.array([getattr(r, part) for r in rows]) for part in ("score", "weight")))
@@ -273,7 +259,7 @@ def within(interval, bounds):
 def test_every_statistic_and_its_interval_follow_from_the_records(results, records):
     checked = {}
     for figure in results["figures"]:
-        if "_minus_" in figure["name"] or not AGAIN["is_statistic"](figure):
+        if "_minus_" in figure["name"] or not recomputation.is_statistic(figure):
             continue
         name, stage = figure["name"], figure["stage"]
         if name.startswith("calibration/risk"):
@@ -298,7 +284,7 @@ def test_every_statistic_and_its_interval_follow_from_the_records(results, recor
 def test_every_change_of_a_statistic_follows_from_the_records(results, records):
     checked = 0
     for row in results["comparisons"]:
-        if not AGAIN["is_statistic"](row):
+        if not recomputation.is_statistic(row):
             continue
         name, *steps = row["name"], row["before"], row["after"]
         shared = set.intersection(*(set(again(name, stage, records).ids) for stage in steps))
@@ -328,12 +314,12 @@ def test_every_interval_and_test_of_a_change_of_means_follows_from_the_records(r
     """Bootstrapped, or Student's where the weights of a ratio differ between the sides."""
     checked = {"bootstrap": 0, "student": 0, "unvaried": 0}
     for row in results["comparisons"]:
-        if AGAIN["is_statistic"](row) or row["name"].startswith("calibration"):
+        if recomputation.is_statistic(row) or row["name"].startswith("calibration"):
             continue
-        sides = [AGAIN["rows_of"]({**row, "stage": row[side]}, records) for side in ("before", "after")]
+        sides = [recomputation.rows_of({**row, "stage": row[side]}, records) for side in ("before", "after")]
         (kind, *old), (_, *new) = sides
-        changes = np.array(AGAIN["parts"](*new)) - np.array(AGAIN["parts"](*old))
-        error, num = AGAIN["clustered_error"](changes - changes.mean(), old[1])
+        changes = np.array(recomputation.parts(*new)) - np.array(recomputation.parts(*old))
+        error, num = recomputation.clustered_error(changes - changes.mean(), old[1])
         if error < 1e-12:
             if row["gained"] is not None:
                 expected = unvaried(changes.mean(), num, (-1, 1))
@@ -351,7 +337,7 @@ def test_every_interval_and_test_of_a_change_of_means_follows_from_the_records(r
             expected = np.quantile(counts @ changes / counts.sum(axis=1), [tail_of(num), 1 - tail_of(num)])
             checked["bootstrap"] += 1
         if kind != "mean" or row["name"].startswith("abstention/score"):
-            low, high = AGAIN["bounds_of"](row["name"])
+            low, high = recomputation.bounds_of(row["name"])
             expected = within(expected, (low - high, high - low))
         assert [row["low"], row["high"]] == pytest.approx(list(expected), abs=1e-9), row["name"]
     assert checked["bootstrap"] > 150

@@ -15,7 +15,7 @@ from pipeline.metric_self_test import Check
 from pipeline.report import prototype, rebuild, verdicts
 from pipeline.report.build import across, build_report, number
 from pipeline.report.read import read_chain, read_chains
-from pipeline.report.summary import print_summary, printable
+from pipeline.report.summary import print_summary
 from pipeline.run_directory import finish_stage
 
 
@@ -463,39 +463,6 @@ def test_a_run_compared_with_its_copy_is_paired_and_shows_no_change(artificial_r
     parsed.feed(report.html)
     assert not parsed.faults
     assert len(set(parsed.ids)) == len(parsed.ids)
-
-
-def test_the_summary_says_what_each_stage_did(artificial_run):
-    console = Console(width=140, record=True, force_terminal=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_summary(artificial_run, console)
-    console.file.close()
-    text = console.export_text()
-    for words in (
-        "never-seen facts answered wrongly",
-        "ppo against sft",
-        "side by side",
-        "report.html",
-        "gate failed",
-        "targets reached",
-        "Limit ",
-        prototype.LABEL,
-    ):
-        assert words in text
-
-
-@pytest.mark.parametrize("width", [80, 120])
-def test_the_summary_fits_the_terminal(artificial_run, width):
-    console = Console(width=width, record=True, force_terminal=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_summary(artificial_run, console)
-    console.file.close()
-    lines = console.export_text().splitlines()
-    assert all(len(line) <= width for line in lines if not line.startswith("report: "))
-    assert any(line.startswith("base ") and line.count("/") == 8 for line in lines)
-
-
-def test_model_text_cannot_drive_the_terminal():
-    assert printable("\x1b[31mred\x07 \u202eback") == " [31mred   back"
-    assert printable("x" * 999).endswith("…")
 
 
 def test_numbers_are_fixed_and_gaps_are_dashes():

@@ -1,8 +1,6 @@
 """The evaluate stage on answers whose chances are known; report.json computed again from the records."""
 
 import json
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +13,10 @@ from pipeline.recipe import Cost, CostContext
 from pipeline.records import read_records
 from pipeline.run import StageRun
 from pipeline.stages import evaluate
+from tests.pipeline import recomputation
 
 TIERS = ("often", "some", "rarely", "never")
 OUTCOMES = ("right", "abstain", "wrong", "fabricated", "malformed")
-AGAIN = runpy.run_path(str(Path(__file__).parents[1] / "recomputation.py"))
-rows_of, parts, is_statistic = (AGAIN[name] for name in ("rows_of", "parts", "is_statistic"))
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +36,11 @@ def value(report, name, stage):
 def test_every_figure_of_the_report_follows_from_the_records(report, records):
     checked = 0
     for figure in report["figures"]:
-        if "_minus_" in figure["name"] or is_statistic(figure):
+        if "_minus_" in figure["name"] or recomputation.is_statistic(figure):
             continue
-        kind, *rows = rows_of(figure, records)
-        bounds = AGAIN["bounds_of"](figure["name"])
-        rate, mean = AGAIN["expected_rate"], AGAIN["expected_mean"]
+        kind, *rows = recomputation.rows_of(figure, records)
+        bounds = recomputation.bounds_of(figure["name"])
+        rate, mean = recomputation.expected_rate, recomputation.expected_mean
         expected = rate(*rows) if kind == "rate" else mean(*rows, bounds=bounds)
         if kind == "ratio" or figure["name"].startswith("abstention/score"):  # shares and points end at 1
             expected = expected[0], max(expected[1], bounds[0]), min(expected[2], 1), *expected[3:]
@@ -56,18 +53,22 @@ def test_every_figure_of_the_report_follows_from_the_records(report, records):
 def test_every_change_is_the_difference_of_its_two_figures_and_its_interval_holds_the_t_interval(
     report, records
 ):
-    changes = [f for f in report["figures"] if "_minus_" in f["name"] and not is_statistic(f)]
+    changes = [f for f in report["figures"] if "_minus_" in f["name"] and not recomputation.is_statistic(f)]
     # Brier scores are compared on the questions that both stages attempted.
     changes = [figure for figure in changes if not figure["name"].startswith("calibration/")]
     assert len(changes) > 60
     for figure in changes:
         name, _, pair = figure["name"].rpartition("/")
         after, _, before = pair.partition("_minus_")
-        sides = [rows_of({"name": name, "stage": stage}, records)[1:] for stage in (before, after)]
-        differences = [b - a for a, b in zip(parts(*sides[0]), parts(*sides[1]), strict=True)]
+        sides = [
+            recomputation.rows_of({"name": name, "stage": stage}, records)[1:] for stage in (before, after)
+        ]
+        differences = [
+            b - a for a, b in zip(recomputation.parts(*sides[0]), recomputation.parts(*sides[1]), strict=True)
+        ]
         mean = sum(differences) / len(differences)
         assert figure["value"] == pytest.approx(mean, abs=1e-9), figure["name"]
-        error, num = AGAIN["clustered_error"]([d - mean for d in differences], sides[0][1])
+        error, num = recomputation.clustered_error([d - mean for d in differences], sides[0][1])
         if error and num >= 30:
             width = (figure["high"] - figure["low"]) / (2 * stats.t.ppf(0.975, num - 1) * error)
             assert 0.8 < width < 1.25, figure["name"]
@@ -76,7 +77,9 @@ def test_every_change_is_the_difference_of_its_two_figures_and_its_interval_hold
 def test_the_gap_of_a_wording_that_was_never_read_follows_from_the_records(report, records):
     for stage, tier in (("base", "often"), ("sft", "some"), ("ppo", "never")):
         rows = [r for r in records if (r.stage, r.evaluation, r.group) == (stage, "facts", tier)]
-        kinds = [[r.outcome == "right" for r in rows if AGAIN["unseen"](r) == kind] for kind in (True, False)]
+        kinds = [
+            [r.outcome == "right" for r in rows if recomputation.unseen(r) == kind] for kind in (True, False)
+        ]
         means = [sum(kind) / len(kind) for kind in kinds]
         assert min(map(len, kinds)) >= 10
         sides = [
