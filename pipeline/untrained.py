@@ -25,9 +25,6 @@ UNTRAINED = "untrained"  # its name among the nulls of a figure
 MAX_PARAMETERS = 10**8  # a larger one is not made: it would cost as much as the models themselves
 MAX_NEW_TOKENS = 16
 OF_THE_REWARD = "reward"  # evaluations of this suite look at no model that answers
-# A reward model's share of pairs in the right order: by chance, and before any training. The last layers of its
-# heads are drawn as likely with the other sign, which turns every pair round; an implicit one finds them equal.
-RANKING = {"chance": 0.5, UNTRAINED: 0.5}
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from data.rows import Item, PreferenceRow, read_jsonl
 from pipeline.answers import Context, Records, shown_prompt
 from pipeline.checkpoint import sha256
 from pipeline.measured import Measured, of_records, win_score
+from pipeline.ranked_pairs import OVER, RANKING, length_only
 from pipeline.records import Record
 from pipeline.run_directory import STAGE_JSON, read_json
-from pipeline.untrained import RANKING
 
 KIND = "measure"
 SUITE = "reward"
@@ -76,7 +76,7 @@ def measure(context: Context) -> list[Record]:
             if agrees != 0.5:
                 scores["true_order"] = label if agrees == 1 else 1 - label
         note = f"chosen {better:+.2f}, rejected {worse:+.2f}"
-        shown = f"{row.chosen}\n--- over ---\n{row.rejected}"
+        shown = f"{row.chosen}{OVER}{row.rejected}"
         for name, score in scores.items():
             question, answer = (shown_prompt(item), shown) if name == "label" else ("", "")
             records.append(
@@ -112,8 +112,8 @@ def figures(records: Records, context: Context) -> list[Measured]:
     own = not context.options[NAME].path
     shuffled = _shuffled(context.folder(REWARD)) if own else {}
     longer = _longer(rows[REWARD])
-    by_label = {REWARD: {**RANKING, **_length_only(longer), **shuffled}}
-    by_gold = {REWARD: {**RANKING, **_length_only(_in_true_order(longer, rows[REWARD])), **shuffled}}
+    by_label = {REWARD: {**RANKING, **length_only(longer.values()), **shuffled}}
+    by_gold = {REWARD: {**RANKING, **length_only(_in_true_order(longer, rows[REWARD])), **shuffled}}
     nulls = by_gold if true_order else by_label
     found = [Measured("reward/accuracy", "share", "rate", main, better=1, nulls=nulls)]
     if true_order:
@@ -149,18 +149,10 @@ def _longer(rows: list[Record]) -> dict[str, float]:
     return {row.id: row.score for row in of_records({REWARD: rows}, measure="longer")[REWARD]}
 
 
-def _in_true_order(longer: dict[str, float], rows: list[Record]) -> dict[str, float]:
+def _in_true_order(longer: dict[str, float], rows: list[Record]) -> list[float]:
     """The same of the completion that gold prefers, where it prefers one."""
     agrees = of_records({REWARD: rows}, measure="label_by_gold").get(REWARD, [])
-    return {
-        row.id: longer[row.id] if row.score == 1 else 1 - longer[row.id] for row in agrees if row.score != 0.5
-    }
-
-
-def _length_only(longer: dict[str, float]) -> dict[str, float]:
-    """Accuracy of always taking the longer completion, or the shorter where that is better."""
-    share = sum(longer.values()) / len(longer) if longer else 0.5
-    return {"longer": share} if share >= 0.5 else {"shorter": 1 - share}
+    return [longer[row.id] if row.score == 1 else 1 - longer[row.id] for row in agrees if row.score != 0.5]
 
 
 def _shuffled(folder: Path | None) -> dict[str, float]:

@@ -17,8 +17,8 @@ from data.randomness import key, python_random
 from data.rows import Item, read_jsonl
 from data.settings import Settings
 from pipeline.measured import Measured, Scored, of_records, win_score
+from pipeline.ranked_pairs import OVER, RANKING, length_only
 from pipeline.records import Record
-from pipeline.untrained import RANKING
 
 if TYPE_CHECKING:
     from pipeline.answers import Context, Records
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 KIND = "measure"
 SUITE = "reward"
 REWARD = "reward"
-OVER = "\n--- over ---\n"  # stands between the better and the worse answer in a record
 
 
 class Contrast(NamedTuple):
@@ -117,15 +116,15 @@ def figures(records: Records, context: Context) -> list[Measured]:
     found = []
     for measure, group in names:
         scores = of_records(rows, measure=measure, group=group)
-        nulls = {REWARD: {**RANKING, **_by_length(scores[REWARD])}}
+        nulls = {REWARD: {**RANKING, **length_only(_longer(scores[REWARD]))}}
         found.append(Measured(f"reward/{measure}/{group}", "share", "rate", scores, better=1, nulls=nulls))
     return found
 
 
-def _by_length(rows: Sequence[Scored]) -> dict[str, float]:
+def _longer(rows: Sequence[Scored]) -> list[float]:
+    """1 for each question whose better answer is the longer one."""
     lengths = ([len(text) for text in row.text.split(OVER)] for row in rows)
-    share = sum(win_score(better, worse) for better, worse in lengths) / len(rows)
-    return {"longer": share} if share >= 0.5 else {"shorter": 1 - share}
+    return [win_score(better, worse) for better, worse in lengths]
 
 
 def _chosen(items: Sequence[Item], context: Context) -> list[Item]:
