@@ -174,6 +174,15 @@ def rows_of(figure, records):
     return scores(kind, pick(evaluation, measure))
 
 
+def sides_of(name, stages, records):
+    """The `rows_of` a figure in two stages that it compares: of items of both, as not each attempts the same."""
+    if name.startswith("calibration"):
+        told = [{r.id for r in records if (r.stage, r.evaluation) == (s, "calibration")} for s in stages]
+        shared = set.intersection(*told)
+        records = [r for r in records if r.evaluation != "calibration" or r.id in shared]
+    return [rows_of({"name": name, "stage": stage}, records) for stage in stages]
+
+
 def is_statistic(figure):
     """Whether a figure is no mean; report/test_recomputed_intervals.py computes those again."""
     name = figure["name"].split("/")

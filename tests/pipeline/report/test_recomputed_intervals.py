@@ -314,9 +314,9 @@ def test_every_interval_and_test_of_a_change_of_means_follows_from_the_records(r
     """Bootstrapped, or Student's where the weights of a ratio differ between the sides."""
     checked = {"bootstrap": 0, "student": 0, "unvaried": 0}
     for row in results["comparisons"]:
-        if recomputation.is_statistic(row) or row["name"].startswith("calibration"):
+        if recomputation.is_statistic(row):
             continue
-        sides = [recomputation.rows_of({**row, "stage": row[side]}, records) for side in ("before", "after")]
+        sides = recomputation.sides_of(row["name"], (row["before"], row["after"]), records)
         (kind, *old), (_, *new) = sides
         changes = np.array(recomputation.parts(*new)) - np.array(recomputation.parts(*old))
         error, num = recomputation.clustered_error(changes - changes.mean(), old[1])
