@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,15 +104,36 @@ def test_counterfactual_pairs_are_scored_as_the_pipeline_scores_them(load, tmp_p
     found = values_of(counterfactual.figures({"base": records}, context))
     pairs = [row for row in records if row.measure == "counterfactual"]
     computed = load("counterfactual").compute(
-        predictions=[nats(row.completion) for row in pairs], references=[nats(row.prompt) for row in pairs]
+        predictions=[nats(row.completion) for row in pairs],
+        references=[nats(row.prompt) for row in pairs],
+        choices=[
+            (temper_chosen(row.completion, nats), temper_chosen(row.prompt, nats))
+            for row in records
+            if row.measure == "choice"
+        ],
     )
     assert 80 < computed.pop("scored") < 101
+    assert 0 < computed["flip_rate"] < 1
     assert computed == pytest.approx({name: found[f"counterfactual/{name}", "base"] for name in computed})
+
+
+def temper_chosen(text, nats):
+    """The temper that makes a text the more probable; None where one of the two cannot be read."""
+    told = {word: re.sub(r"\b(gentle|stern)\b", word, text) for word in ("gentle", "stern")}
+    found = {word: nats(version) for word, version in told.items()}
+    if not np.isfinite(list(found.values())).all():
+        return None
+    return "undecided" if found["gentle"] == found["stern"] else max(found, key=found.get)
 
 
 def test_counterfactual_pairs_by_hand(load):
     metric = load("counterfactual")
-    found = metric.compute(predictions=[-1.0, -2.0, -3.0, NAN], references=[-3.0, -2.0, -1.5, -1.0])
+    found = metric.compute(
+        predictions=[-1.0, -2.0, -3.0, NAN],
+        references=[-3.0, -2.0, -1.5, -1.0],
+        choices=[("a", "b"), ("a", "a"), (0, 0), ("b", "b"), (None, "a"), ("b", None)],
+    )
+    assert found.pop("flip_rate") == 0.25
     assert found == {"signed": 0.5 / 3, "absolute": 3.5 / 3, "prefers_stereotyped": 0.5, "scored": 3}
     none = metric.compute(predictions=[NAN], references=[-1.0])
     assert none.pop("scored") == 0
