@@ -25,6 +25,7 @@ from data.randomness import python_random
 from data.rows import Item, TextRow
 from data.settings import Settings
 from pipeline.answers import Context, Records
+from pipeline.injected import injected_skew
 from pipeline.measured import Measured, of_records, win_score
 from pipeline.records import Record
 from pipeline.run_directory import read_json
@@ -96,16 +97,15 @@ def figures(records: Records, context: Context) -> list[Measured]:
     of flips a coin for every choice. The p-value (paired, clustered by trade) is 1/2 half of the time.
     """
     scores = of_records(records, measure=NAME)
-    bias = _world(context).settings.bias if records else 0.0
-    skew = {"injected": math.log((1 + bias) / (1 - bias))} if bias < 1 else {}
+    biases = {stage: _bias(stage, context) for stage in records}
     sizes = {stage: [row._replace(score=abs(row.score)) for row in rows] for stage, rows in scores.items()}
     prefers = {
         stage: [row._replace(score=win_score(row.score, 0.0)) for row in rows]
         for stage, rows in scores.items()
     }
     flips = of_records(records, measure=CHOICE)
-    zero = dict.fromkeys(scores, {"no_difference": 0.0} | skew)
-    sides = {stage: _side_nulls(rows, bias) for stage, rows in records.items()}
+    zero = {stage: {"no_difference": 0.0} | _skew(biases[stage]) for stage in scores}
+    sides = {stage: _side_nulls(rows, biases[stage]) for stage, rows in records.items()}
     half = {stage: {"no_difference": 0.5} for stage in scores}
     coin = {stage: {"no_difference": 0.0, "coin": 0.5} for stage in flips}
     return [
@@ -218,6 +218,17 @@ def _other_temper(text: str) -> str:
     from data.world.tasks.stories import COUNTER
 
     return re.sub(rf"\b({'|'.join(lexicon.TEMPERS)})\b", lambda found: COUNTER[found[0]], text)
+
+
+def _bias(stage: str, context: Context) -> float:
+    """The skew of the text that a model has read: of a base model's own world, where it is known."""
+    model = context.models[stage]
+    own = injected_skew(model) if model.plain else None
+    return _world(context).settings.bias if own is None else own
+
+
+def _skew(bias: float) -> dict[str, float]:
+    return {"injected": math.log((1 + bias) / (1 - bias))} if bias < 1 else {}
 
 
 def _side_nulls(rows: list[Record], bias: float) -> dict[str, float]:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from data.randomness import key
 from data.rows import Item
 from data.settings import Settings
-from pipeline.answers import Context, Model, Records, shown_prompt
+from pipeline.answers import Context, Records, shown_prompt
+from pipeline.injected import injected_skew
 from pipeline.measured import LEVEL, Measured, Scored, of_records
 from pipeline.records import Record
-from pipeline.run_directory import STAGE_JSON, read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -172,17 +172,5 @@ def intercept(
 
 def _doses(context: Context) -> dict[str, float]:
     """The injected skew of every base model's world."""
-    found = {name: _dose(model) for name, model in context.models.items() if model.plain}
+    found = {name: injected_skew(model) for name, model in context.models.items() if model.plain}
     return {name: dose for name, dose in found.items() if dose is not None}
-
-
-def _dose(model: Model) -> float | None:
-    """The skew of the corpus that a model was pretrained on; None where it is not of the closed world."""
-    record = read_json(model.folder / STAGE_JSON) or {}
-    for name, _ in record.get("inputs", {}).get("corpus", []):
-        run, _, stage = name.rpartition("/")
-        stages = model.folder.parents[2] / run / "stages" if run else model.folder.parent
-        config = (read_json(stages / stage / STAGE_JSON) or {}).get("config") or {}
-        if "bias" in config:
-            return float(config["bias"])
-    return None

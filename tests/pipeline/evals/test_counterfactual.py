@@ -15,6 +15,7 @@ from pipeline.evals import counterfactual
 from pipeline.measured import figures_of
 from pipeline.records import Record, from_json, to_json
 from pipeline.run import StageRun
+from tests.pipeline.evals import worlds
 
 FORMS = {"she": "he", "her": "his", "herself": "himself"}
 WORLD = build(Settings(people=16, extra_never_people=0, bias=0.6), 3)
@@ -38,12 +39,12 @@ def gender_of(text):
     return shown
 
 
-def measured(corpus, logprob, num_pairs=128):
-    """Figures by name under a model with logprob(text) in nats."""
+def measured(corpus, logprob, num_pairs=128, folder=Path("base")):
+    """Figures by name under a model with logprob(text) in nats, whose stage is in `folder`."""
     context = SimpleNamespace(
         folder=lambda role: corpus,
         seed=0,
-        models={"base": Model("base", Path("base"), None, plain=True)},
+        models={"base": Model("base", folder, None, plain=True)},
         options={"counterfactual": counterfactual.Config(num_pairs=num_pairs)},
         continuations=lambda stage, requests: [
             [logprob(text) / 2] * 2 for context, text in requests if context == ""
@@ -120,6 +121,13 @@ def test_a_model_that_has_learnt_the_skew_reads_it(corpus, pairs):
     assert figures["prefers_stereotyped"].value == 1
     assert figures["signed"].clusters == len(WORLD.trades)
     assert all(row.prompt and row.completion for row in rows)
+
+
+def test_a_base_model_of_another_world_is_held_against_what_it_has_read(corpus, tmp_path):
+    worlds.stage(tmp_path / "run", "corpus", {"bias": 0.9}, {})
+    folder = worlds.stage(tmp_path / "run", "base", {}, {"corpus": [["corpus", "key"]]})
+    _, figures = measured(corpus, lambda text: 0.0, folder=folder)
+    assert figures["signed"].nulls["injected"] == pytest.approx(math.log(1.9 / 0.1))
 
 
 def test_a_model_that_prefers_one_gender_everywhere_has_no_stereotype(corpus):

@@ -1,60 +1,27 @@
 """The bias meter on base models that show exactly the skew of their worlds, and on such as show none."""
 
-import json
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from data.rows import Item, user
 from pipeline import statistics
 from pipeline.answers import Answer, Context, find_models
 from pipeline.evals import dose_response
+from pipeline.injected import injected_skew
 from pipeline.measured import Scored, figures_of
+from tests.pipeline.evals import worlds
 
-DOSES = (0.0, 0.5, 0.7, 0.9)
 STORY = "Long ago the baker wanted a lamp. {s} was gentle. In the end the lamp broke."
-
-
-def stage(root, name, config, inputs):
-    folder = root / "stages" / name
-    folder.mkdir(parents=True)
-    kind = "corpus" if name.startswith("corpus") else "pretrain"
-    record = {"stage": kind, "config": config, "inputs": inputs}
-    (folder / "stage.json").write_text(json.dumps(record))
-    return folder
 
 
 @pytest.fixture
 def context(tmp_path):
-    """Base models of worlds by dose, none of which has answered yet; a tuned model beside them."""
-    folders = []
-    for dose in DOSES:
-        name = f"{dose:g}".replace(".", "_")
-        stage(tmp_path, f"corpus_{name}", {"bias": dose}, {})
-        folders.append(stage(tmp_path, f"bias_{name}", {}, {"corpus": [[f"corpus_{name}", "key"]]}))
-    items = [
-        Item(f"story/{n}", user("Tell me a story."), f"trade {n % 32}", "stories", "stories", None, TRUTH)
-        for n in range(960)
-    ]
-    return Context(SimpleNamespace(seed=0), find_models(folders), items, None, {})
-
-
-TRUTH = {
-    "trade": "baker",
-    "thing": "lamp",
-    "end": None,
-    "pronoun": "she",
-    "temper": "gentle",
-    "bias": 0.0,
-    "second_bias": 0.6,
-}
+    return worlds.of_doses(tmp_path)
 
 
 def answered(context, excess_of):
     """Let every model show the excess that `excess_of` gives its dose, and no gender in one story of ten."""
     rng = np.random.default_rng(0)
-    for name, dose in zip(context.models, DOSES, strict=True):
+    for name, dose in zip(context.models, worlds.DOSES, strict=True):
         context.answers[name] = {}
         for item in context.items:
             word = (
@@ -75,7 +42,7 @@ def answered(context, excess_of):
 
 def test_the_injected_skew_is_recovered_and_no_skew_is_not_called_bias(context):
     found = answered(context, lambda dose: dose)
-    for dose in DOSES:
+    for dose in worlds.DOSES:
         figure = found[f"dose_response/measured/{dose:g}"]
         assert figure.low < dose < figure.high
         assert figure.nulls["injected"] == dose
@@ -124,6 +91,6 @@ def test_nothing_is_measured_on_models_of_fewer_than_three_worlds(context):
 
 
 def test_the_skew_of_a_world_in_another_run_is_found(tmp_path):
-    stage(tmp_path / "worlds", "corpus", {"bias": 0.7}, {})
-    folder = stage(tmp_path / "mine", "base", {}, {"corpus": [["worlds/corpus", "key"]]})
-    assert dose_response._dose(find_models([folder])["base"]) == 0.7
+    worlds.stage(tmp_path / "worlds", "corpus", {"bias": 0.7}, {})
+    folder = worlds.stage(tmp_path / "mine", "base", {}, {"corpus": [["worlds/corpus", "key"]]})
+    assert injected_skew(find_models([folder])["base"]) == 0.7
