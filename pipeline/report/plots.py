@@ -40,7 +40,6 @@ PAGE_COLOURS = {INK: "var(--ink)", GRID: "var(--line)"}
 MOST_LEVEL_LETTERS = 10  # of names under one panel; more would run into each other
 FEW_MODELS = 4  # more bars need more room
 GLANCE = 4.4  # inches: three pictures of this width stand beside each other
-LEGEND_COLUMNS = 5
 # Shares right after a number of examples: evaluation, task, layers that were trained (of fine-tuning), number.
 EXAMPLES = re.compile(r"(few_shot|fine_tuning)/([^/]+)/(?:(all|last)/)?(\d+)")
 LOSS_NAMES = ("loss", "valid_loss", "eval_loss", "held_out_loss")
@@ -136,23 +135,16 @@ def bias_bars(run: RunData) -> Canvas | None:
     canvas, (axis,) = _subplots(1, 1, width=GLANCE, height=2.9)
     places, width = np.arange(len(kinds)), 0.8 / len(stages)
     for number, (stage, colour) in enumerate(_colours(stages).items()):
+        at = places + (number - (len(stages) - 1) / 2) * width
         figures = [run.figure(f"bias/{kind}", stage) for kind in kinds]
         values = [figure.value if figure else 0.0 for figure in figures]
         errors = np.array([[f.value - f.low, f.high - f.value] if f else [0, 0] for f in figures]).T
-        axis.bar(
-            places + (number - (len(stages) - 1) / 2) * width, values, width * 0.92, color=colour, label=stage
-        )
-        axis.errorbar(
-            places + (number - (len(stages) - 1) / 2) * width,
-            values,
-            np.maximum(errors, 0),
-            fmt="none",
-            ecolor=INK,
-            lw=1,
-        )
-    first = run.figure("bias/stereotyped", stages[0])
-    if first and "injected" in first.nulls:
-        axis.plot([-0.42, 0.42], [first.nulls["injected"]] * 2, color=INK, ls=":", lw=1.4, label="injected")
+        axis.bar(at, values, width * 0.92, color=colour, label=stage)
+        axis.errorbar(at, values, np.maximum(errors, 0), fmt="none", ecolor=INK, lw=1)
+        injected = figures[0].nulls.get("injected") if figures[0] else None
+        if injected is not None:
+            ends = [at[0] - width / 2, at[0] + width / 2]
+            axis.plot(ends, [injected] * 2, color=INK, ls=":", lw=1.4, label="injected")
     axis.set_xticks(places, kinds)
     axis.set_ylim(0, 1.02)
     axis.set_ylabel("share of stories")
@@ -442,19 +434,19 @@ def _subplots(
 
 
 def _legend_below(canvas: Canvas, axes: Sequence[Axes], columns: int) -> None:
-    """One legend of all that the axes show, each label once."""
+    """One legend of all that the axes show, each label once, in as many columns as the picture is wide."""
     shown: dict[Any, Any] = {}
     for axis in axes:
         handles, labels = axis.get_legend_handles_labels()
         shown.update(zip(labels, handles, strict=True))
-    if shown:
-        canvas.legend(
-            list(shown.values()),
-            list(shown),
-            loc="outside lower center",
-            ncols=min(columns, LEGEND_COLUMNS),
-            handlelength=1.2,
+    for num in range(min(columns, len(shown)), 0, -1):
+        legend = canvas.legend(
+            list(shown.values()), list(shown), loc="outside lower center", ncols=num, handlelength=1.2
         )
+        canvas.draw_without_rendering()
+        if num == 1 or legend.get_window_extent().width <= canvas.bbox.width:
+            return
+        legend.remove()
 
 
 def _svg(canvas: Canvas, prefix: str) -> str:

@@ -60,3 +60,33 @@ def test_curves_of_few_examples_go_up_in_number_and_start_where_nothing_was_lear
     assert "fine-tuning: facts" in picture
     assert picture.count(">base<") == picture.count(">sft<") == picture.count(">sft, last layer<") == 1
     assert "few_examples" not in plots.pictures(aligned(), "p")
+
+
+def of_worlds(names):
+    """Models that show what was injected into each one's own text."""
+    shares = {name: 0.5 + number / (2 * len(names)) for number, name in enumerate(names)}
+    figures = [
+        Figure(f"bias/{kind}", name, value, value, value, 100, 50, "", {"injected": value} if value else {})
+        for name, share in shares.items()
+        for kind, value in (("stereotyped", share), ("counter", 1 - share), ("neutral", 0.0))
+    ]
+    models = [{"name": name, "parent": None, "plain": True} for name in names]
+    return RunData("hand", {}, {}, [], Evaluation(models, figures, [], [])), shares
+
+
+def test_what_was_injected_is_drawn_through_the_bar_of_each_model():
+    run, shares = of_worlds(["base", "bias_50", "bias_90"])
+    (axis,) = plots.bias_bars(run).axes
+    dotted = [line for line in axis.lines if line.get_label() == "injected"]
+    assert [line.get_ydata()[0] for line in dotted] == list(shares.values())
+    bars = [bars[0] for bars in axis.containers if hasattr(bars, "patches")]
+    for line, bar in zip(dotted, bars, strict=True):
+        assert line.get_xdata()[0] < bar.get_x() < bar.get_x() + bar.get_width() < line.get_xdata()[1]
+
+
+def test_no_legend_is_wider_than_its_picture():
+    run, _ = of_worlds([f"a model with a long name {n}" for n in range(6)])
+    canvas = plots.bias_bars(run)
+    (legend,) = canvas.legends
+    assert legend.get_window_extent().width <= canvas.bbox.width
+    assert len(legend.get_texts()) == 7
