@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from pipeline.fused import TokenLogprobs, linear_logprobs
 from pipeline.rl import entropy_of, logprobs_of
+from reward.output_head import is_plain, logits_of, width_of
 
 
 class Evaluated(NamedTuple):
@@ -45,8 +46,8 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.policy = policy
         self.value_model = value_model
-        trunk = policy if value_model is None else value_model
-        self.value_head = nn.Linear(trunk.config.get_text_config().hidden_size, 1)
+        trunk = policy.base_model if value_model is None else value_model
+        self.value_head = nn.Linear(width_of(trunk), 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 
@@ -108,11 +109,11 @@ def _logprobs(
     temperature: float,
     entropy: bool = False,
 ) -> TokenLogprobs:
-    """What a model's output head says of tokens; a plain linear head without holding all logits."""
+    """What a model says of tokens after states; with a plain linear head without holding all logits."""
     head = model.get_output_embeddings()
-    if type(head) is nn.Linear and head.bias is None:
+    if type(head) is nn.Linear and head.bias is None and is_plain(model):
         return linear_logprobs(hidden, head.weight, tokens, temperature=temperature, entropy=entropy)
-    logits = head(hidden)
+    logits = logits_of(model, hidden)
     logprobs = logprobs_of(logits, tokens, temperature=temperature)
     return TokenLogprobs(logprobs, entropy_of(logits.detach(), temperature=temperature) if entropy else None)
 

@@ -57,6 +57,7 @@ def put_on(model: Any, adapters: Sequence[Path]) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # peft asks whether several adapters are meant
             warnings.simplefilter("ignore", FutureWarning)  # and asks transformers by a deprecated name
+            warnings.filterwarnings("ignore", ".*(rank|alpha)_pattern")  # and names no expert
             wrapped = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
         model = wrapped.base_model.model
         present.add(name)

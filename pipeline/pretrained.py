@@ -9,7 +9,10 @@ import torch
 from data.chat import CONTROL_TOKENS, PAD, SYSTEM, encode_prompt, end_of_turn
 from data.errors import InputError
 from data.rows import user
+from pipeline import ppo, ppo_checks, rollout
+from pipeline.actor_critic import token_logprobs
 from pipeline.language_model import LanguageModel
+from reward.output_head import is_plain
 
 NOISE = (
     0.1  # deviations of the embeddings by which new ones differ from the mean, so that roles are told apart
@@ -38,8 +41,8 @@ def check(found: LanguageModel) -> None:
     """Refuse a model that cannot be tuned here.
 
     Raises:
-        InputError: its tokenizer is not a fast one or has no end token, or its template hides turns or does
-            not end them.
+        InputError: its tokenizer is not a fast one or has no end token, its template hides turns or does
+            not end them, or it decodes otherwise than it reads.
     """
     if found.tokenizer.eos_token_id is None:
         raise InputError(
@@ -50,6 +53,39 @@ def check(found: LanguageModel) -> None:
         end_of_turn(found.tokenizer)
     else:
         found.encode("A text.")
+    check_decoding(found.model)
+
+
+@torch.no_grad()
+def check_decoding(model: Any) -> None:
+    """Refuse an architecture that says something else of a token when it draws it than when it reads it.
+
+    That is tried on prompts of several lengths, so that some are padded. PPO learns from what was drawn.
+
+    Raises:
+        InputError: it cannot be decoded with padding and a cache, or to another result.
+    """
+    is_plain(model)  # says where its logits are not to be had from states
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    prompts = [[token % vocabulary for token in range(5, 5 + length)] for length in (2, 9, 5)]
+    try:
+        drawn = rollout.sample(
+            model, prompts, keys=range(3), max_new_tokens=6, stop_ids=[], pad_id=0, temperature=1.0
+        )
+        tokens, mask = ppo.join(prompts, drawn.completions(), 0)
+        tokens, mask = tokens.to(model.device), mask.to(model.device)
+        read = token_logprobs(model, tokens, mask, temperature=1.0)[mask]
+    except (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"{type(model).__name__} is not supported: it cannot be decoded here ({reason})"
+        ) from error
+    gap = (read.cpu() - drawn.logprobs[drawn.mask]).abs().mean().item()
+    if not gap <= ppo_checks.MAX_SAMPLING_GAP["float32"]:
+        raise InputError(
+            f"{type(model).__name__} is not supported: decoded in a padded batch with a cache, its tokens' "
+            f"log-probabilities differ by {gap:.2g} nats from those of one pass over the text"
+        )
 
 
 def complete(found: LanguageModel, *, seed: int) -> Added:

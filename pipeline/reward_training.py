@@ -17,6 +17,7 @@ from data.randomness import key
 from data.rows import prompt_hash
 from data.sampler import order
 from pipeline import trl_adapter
+from pipeline.errors import TrainingFault
 from pipeline.language_model import LanguageModel
 from pipeline.lean import make_lean
 from pipeline.micro_batches import halve_until_it_fits, micro_batches
@@ -196,6 +197,9 @@ def normalise(
     """Sample completions of the SFT model and make their scores' mean 0 and variance 1.
 
     `config` has `normalise_prompts`, `temperature` and `max_new_tokens`.
+
+    Raises:
+        TrainingFault: there is one score, or all are equal.
     """
     by_prompt = {prompt_hash(row): row.prompt for row in pairs.pairs[: pairs.num_train]}
     names = sorted(by_prompt)
@@ -212,7 +216,14 @@ def normalise(
     ended = [completion.ended for completion in drawn]
     rows = encode(policy.tokenizer, prompts, [completion.text for completion in drawn], ended)
     kept = [row for row, has_ended in zip(rows, ended, strict=True) if has_ended] or rows
-    model.normalise(score_rows(model, kept, raw=True, bfloat16=run.precision == "bfloat16"))
+    raw = score_rows(model, kept, raw=True, bfloat16=run.precision == "bfloat16")
+    if not (raw - raw[0]).any():
+        raise TrainingFault(
+            f"{run.name}: the scores to normalise by have no variance: {len(raw)} sampled completions, to "
+            f"{len(chosen)} of the {len(names)} prompts of the training pairs; give more pairs or raise "
+            "normalise_prompts, and check that the pairs differ in what is learned from"
+        )
+    model.normalise(raw)
     run.note(normalised_on=len(kept), offset=model.offset, scale=model.scale)
 
 

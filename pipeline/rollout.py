@@ -294,9 +294,13 @@ def _forward(
 
 @contextmanager
 def _attention(model: PreTrainedModel, name: str | None) -> Iterator[None]:
-    """Use another attention implementation for a while; on accelerators the model's own is kept."""
+    """Use another attention implementation for a while.
+
+    The model's own is kept on accelerators, and where it does not take its attention from transformers: there
+    the name may change more than the order of sums.
+    """
     own = model.config._attn_implementation
-    if name is None or model.device.type != "cpu":
+    if name is None or model.device.type != "cpu" or not getattr(model, "_supports_attention_backend", False):
         yield
         return
     model.config._attn_implementation = name
@@ -321,8 +325,7 @@ class _AllocatedLayer(DynamicLayer):
     ) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            empty = (*key_states.shape[:2], 0, key_states.shape[-1])
-            self._reserve(key_states.new_empty(empty), value_states.new_empty(empty))
+            self._reserve(key_states[:, :, :0], value_states[:, :, :0])
         end = self.length + key_states.shape[-2]
         if end > self.capacity:
             self.capacity = end + lean_decoder.BLOCK
@@ -357,8 +360,9 @@ class _AllocatedLayer(DynamicLayer):
 
     def _reserve(self, keys: Tensor, values: Tensor) -> None:
         """Allocate the capacity and fill in what is kept."""
-        shape = (*keys.shape[:2], self.capacity, keys.shape[-1])
-        self._all_keys, self._all_values = keys.new_empty(shape), values.new_empty(shape)
+        self._all_keys, self._all_values = (
+            x.new_empty((*x.shape[:2], self.capacity, x.shape[-1])) for x in (keys, values)
+        )
         self._all_keys[:, :, : keys.shape[2]], self._all_values[:, :, : keys.shape[2]] = keys, values
         self._show(keys.shape[2])
 

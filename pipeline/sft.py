@@ -22,6 +22,7 @@ from pipeline.adapted import ADAPTER
 from pipeline.language_model import UNLIMITED, LanguageModel, context_of, publish_model
 from pipeline.lean import make_lean
 from pipeline.metrics import read_metrics
+from reward.output_head import logits_of
 from reward.role_adapters import make_reproducible
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def with_lora(config: Config, model: Any, *, seed: int) -> Any:
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a deprecated name
         warnings.filterwarnings("ignore", "fan_in_fan_out")  # it sets it itself where a layer needs it
+        warnings.filterwarnings("ignore", ".*(rank|alpha)_pattern")  # and so it does for experts
         torch.manual_seed(seed)
         adapted: Any = peft.get_peft_model(model, settings)
     return adapted
@@ -166,6 +168,8 @@ def train(
     settings = trl_adapter.arguments(
         run, plan, max_grad_norm=config.max_grad_norm, max_length=None, shuffle_dataset=False
     )
+    text_config = model.config.get_text_config()
+    asked = getattr(text_config, "output_router_logits", None)
     trainer = trl_adapter.train(
         trainer_class(),
         run,
@@ -177,6 +181,8 @@ def train(
         processing_class=tokenizer,
         optimizers=trl_adapter.optimizer_and_schedule(config, run, model, plan.num_steps),
     )
+    if asked is not None:  # the trainer asks for them, and with a cache they cannot be had
+        text_config.output_router_logits = asked
     return trainer.model
 
 
@@ -187,7 +193,8 @@ def trainer_class() -> type:
     class LeanSFTTrainer(SFTTrainer):
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
-            if self.args.device.type == "cpu":
+            # The balance of a mixture of experts needs its routers, which only TRL's own head hands on.
+            if self.args.device.type == "cpu" and not self.aux_loss_enabled:
                 base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
                 use_lean_head(base)
 
@@ -212,7 +219,7 @@ def use_lean_head(model: Any) -> None:
         labels = inputs["labels"][:, 1:]
         mask = labels != -100
         hidden = self.base_model(input_ids=inputs["input_ids"], use_cache=False)[0][:, :-1]
-        logits = self.get_output_embeddings()(hidden[mask]).float()
+        logits = logits_of(self, hidden[mask]).float()
         logprobs = logits.log_softmax(dim=-1)
         taken = labels[mask]
         with torch.no_grad():

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from reward.output_head import logits_of
+
 TOKEN_FEATURES = ("logprob", "top_logprob", "entropy")
 READINGS = ("after the prompt", "by itself")
 NUM_FEATURES = len(READINGS) * len(TOKEN_FEATURES)
@@ -92,10 +94,9 @@ def of_logits(
     `wanted` is about `tokens[:, 1:]`. Tokens are taken in chunks of at most `LOGITS_AT_ONCE` logits.
     """
     hidden = model.base_model(input_ids=tokens, use_cache=False)[0][:, :-1][wanted]
-    head = model.get_output_embeddings()
-    size = max(1, LOGITS_AT_ONCE // len(head.weight))
+    size = max(1, LOGITS_AT_ONCE // len(model.get_output_embeddings().weight))
     chunks = zip(hidden.split(size), tokens[:, 1:][wanted].split(size), strict=True)
-    return torch.cat([function(head(states), taken) for states, taken in chunks])
+    return torch.cat([function(logits_of(model, states), taken) for states, taken in chunks])
 
 
 def statistics(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from reward.likelihood import LikelihoodHead, likelihood
+from reward.output_head import width_of
 from reward.role_adapters import REWARD, Role, Trunk
 from reward.stored import NormalisedReward, check_tokenizer, describe, quiet, write_description
 
@@ -48,7 +49,7 @@ class RewardModel(NormalisedReward):
         if isinstance(backbone, Trunk):
             self.trunk, self.frozen = backbone, backbone.model
             backbone, reference = Role(backbone, REWARD), Role(backbone, None)
-        width = backbone.config.get_text_config().hidden_size
+        width = width_of(backbone)
         self.backbone, self.reference, self.features = backbone, reference, features
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -174,14 +175,26 @@ def _load_adapter(folder: Path, size: dict[str, Any], trunk: Trunk | None) -> Tr
 
 
 def _same_weights(weights: Mapping[str, Tensor], folder: Path) -> bool:
-    """Compare with a saved model, one tensor in memory at a time; tied weights are saved once."""
+    """Compare with a saved model, one tensor in memory at a time; tied weights are saved once.
+
+    Some architectures are saved by other names than those of their weights in memory; they are loaded whole.
+    """
     from safetensors import safe_open
+    from transformers import AutoModelForCausalLM
 
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as saved:
+            if not weights.keys() >= set(saved.keys()):
+                whole = AutoModelForCausalLM.from_pretrained(
+                    folder, use_safetensors=True, dtype=torch.float32
+                )
+                return all(
+                    name in weights and torch.equal(weights[name].cpu(), theirs.to(weights[name].dtype))
+                    for name, theirs in whole.state_dict().items()
+                )
             for name in saved.keys():  # noqa: SIM118, it is no dict
-                ours = weights.get(name)
-                if ours is None or not torch.equal(ours.cpu(), saved.get_tensor(name).to(ours.dtype)):
+                ours = weights[name]
+                if not torch.equal(ours.cpu(), saved.get_tensor(name).to(ours.dtype)):
                     return False
     return True
 
@@ -193,7 +206,7 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _check_shapes(folder: Path, described: dict[str, Any], backbone: Any, reference: Any) -> None:
     config = backbone.config.get_text_config()
-    found = {"width": config.hidden_size, "vocabulary": config.vocab_size}
+    found = {"width": width_of(backbone), "vocabulary": config.vocab_size}
     if reference is not None and reference.config.get_text_config().vocab_size != found["vocabulary"]:
         found["vocabulary"] = reference.config.get_text_config().vocab_size
     wrong = {name: size for name, size in found.items() if size != described[name]}

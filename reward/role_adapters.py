@@ -7,6 +7,7 @@ trunk and not on the output head.
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,8 @@ class Trunk:
             for name, module in model.base_model.named_modules()
             if isinstance(module, nn.Linear | Conv1D)
         ]
+        if any(parameter.ndim > 2 for parameter in model.base_model.parameters()):
+            self.places = _taken_as_named(model.base_model, self.places)
         self.roles: list[str] = []
         self.learning: list[nn.Parameter] = []
         self.sizes: dict[str, dict[str, float]] = {}
@@ -128,6 +131,20 @@ class Trunk:
             weight = plain.base_model.get_submodule(place).weight
             weight.copy_(layer.base_layer.weight + layer.get_delta_weight(role))
         return plain
+
+
+def _taken_as_named(trunk: Any, places: list[str]) -> list[str]:
+    """The linear maps that peft takes for themselves, tried on a trunk without numbers.
+
+    In a mixture of experts it takes some of their names for those of the experts, whose weights are one tensor.
+    """
+    import peft
+
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        empty = type(trunk)(copy.deepcopy(trunk.config))
+        peft.inject_adapter_in_model(peft.LoraConfig(target_modules=list(places)), empty)
+    return [place for place in places if hasattr(empty.get_submodule(place), "lora_A")]
 
 
 def make_reproducible(folder: Path) -> None:

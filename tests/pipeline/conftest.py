@@ -101,6 +101,12 @@ def save_foreign():
         backend.train_from_iterator(texts, trainer)
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", pad_token=pad)
         tokenizer.chat_template = CHATML if chatml else template
+        plain = {
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+        }
         sizes = {
             "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 128},
             "llama": {
@@ -117,6 +123,18 @@ def save_foreign():
                 "num_key_value_heads": 1,
                 "head_dim": 8,
             },
+            "gpt_neox": {**plain, "max_position_embeddings": 128},
+            "opt": {**plain, "ffn_dim": 32, "word_embed_proj_dim": 8, "do_layer_norm_before": False},
+            "mixtral": {**plain, "num_key_value_heads": 1, "num_local_experts": 4},
+            "qwen2_moe": {
+                **plain,
+                "num_key_value_heads": 1,
+                "num_experts": 4,
+                "moe_intermediate_size": 8,
+                "shared_expert_intermediate_size": 8,
+            },
+            "gemma2": {**plain, "num_key_value_heads": 1, "head_dim": 8, "final_logit_softcapping": 0.5},
+            "mamba": {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4},
         }[kind]
         config = AutoConfig.for_model(
             kind, **sizes, vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=tokenizer.eos_token_id

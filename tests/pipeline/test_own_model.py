@@ -2,11 +2,14 @@
 
 import json
 import math
+import sys
 
 import pytest
 import torch
 
+from pipeline.adapted import load_adapted
 from pipeline.chat.voices import open_run
+from pipeline.errors import TrainingFault
 from pipeline.execute import execute
 from pipeline.graph import load_recipe
 from pipeline.language_model import LanguageModel
@@ -89,6 +92,20 @@ def test_it_runs_from_a_folder_and_three_files(kind, chatml, tmp_path, finish):
     talk_from_one_model(run, start)
 
 
+@pytest.mark.parametrize("kind", ["gemma2", "gpt_neox", "mixtral", "opt", "qwen2_moe"])
+def test_other_architectures_run_too(kind, finish):
+    """Bounded logits, weights saved by other names, experts with a router, states narrower than the layers."""
+    run = finish(kind, "ppo.unended_score=null", until="ppo")
+    stages = run / "stages"
+    first = read_metrics(stages / "ppo" / "metrics.jsonl")[0]
+    merged, adapted = LanguageModel.load(stages / "ppo"), load_adapted(stages / "ppo")
+    text = torch.tensor([merged.encode("A text.")])
+    expected = merged.model(input_ids=text).logits
+    torch.testing.assert_close(adapted.model(input_ids=text).logits, expected, atol=1e-4, rtol=1e-4)
+    assert first["kl"] == pytest.approx(0, abs=1e-5)
+    assert first["sampling_gap"] < 1e-5
+
+
 @pytest.mark.parametrize("value_model", ["head", "separate"])
 @pytest.mark.parametrize("kind", ["gpt2", "qwen3"])
 def test_all_weights_learn(kind, value_model, finish):
@@ -105,6 +122,21 @@ def test_all_weights_learn(kind, value_model, finish):
     assert all(
         math.isfinite(row["value_loss"]) for row in read_metrics(run / "stages" / "ppo" / "metrics.jsonl")
     )
+
+
+def test_too_few_pairs_to_normalise_by_are_named(finish, tmp_path, monkeypatch):
+    """The one prompt of two that is trained on has one score."""
+
+    plain = rows
+
+    def few(folder):
+        plain(folder)
+        pairs = [{"prompt": prompt, "chosen": "A cat.", "rejected": "A mat."} for prompt in ("q", "q2")]
+        (folder / "few.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+
+    monkeypatch.setattr(sys.modules[__name__], "rows", few)
+    with pytest.raises(TrainingFault, match="no variance: 1 sampled completions, to 1 of the 1 prompts"):
+        finish("llama", "corpus.source.preference_rows.path=few.jsonl", until="reward")
 
 
 def test_a_chat_template_s_own_end_of_turn_is_learned_and_said(finish):

@@ -1,6 +1,7 @@
 """A model whose chat template ends a turn with another token than its end token learns and says that one."""
 
 import pytest
+import torch
 
 from data.chat import encode_chat, encode_prompt
 from data.errors import InputError
@@ -42,6 +43,15 @@ def test_a_model_that_has_all_keeps_its_end(save_foreign, tmp_path):
     model = LanguageModel.load(save_foreign(tmp_path / "base", "llama"))
     pretrained.complete(model, seed=0)
     assert model.model.generation_config.eos_token_id == model.tokenizer.eos_token_id
+
+
+def test_a_model_that_decodes_otherwise_than_it_reads_is_refused(save_foreign, tmp_path):
+    """Mamba's state takes the padding before a prompt for text."""
+    model = LanguageModel.load(save_foreign(tmp_path / "base", "mamba"))
+    for weight in model.model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    with pytest.raises(InputError, match="MambaForCausalLM is not supported: decoded in a padded batch"):
+        pretrained.check(model)
 
 
 def test_a_template_whose_answers_never_end_is_refused(save_foreign, tmp_path):

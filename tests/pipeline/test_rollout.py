@@ -4,7 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from pipeline.rollout import draw, sample
 
@@ -123,3 +130,36 @@ def test_top_k_and_top_p_drop_the_tail():
     assert set(draw(logits, uniform, temperature=1.0, top_k=2)[0].tolist()) == {1, 3}
     assert set(draw(logits, uniform, temperature=1.0, top_p=0.5)[0].tolist()) == {3}
     assert set(draw(logits, uniform, temperature=0.0)[0].tolist()) == {3}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("falcon", {"alibi": True, "num_kv_heads": 2, "new_decoder_architecture": False}),
+        (
+            "deepseek_v3",
+            {
+                "num_key_value_heads": 2,
+                "first_k_dense_replace": 2,
+                "intermediate_size": 32,
+                "q_lora_rank": 8,
+                "kv_lora_rank": 12,
+                "qk_nope_head_dim": 8,
+                "qk_rope_head_dim": 8,
+                "v_head_dim": 4,
+            },
+        ),
+    ],
+)
+def test_attention_of_its_own_and_values_of_another_width(kind, sizes):
+    """Falcon computes its attention by itself, and what DeepSeek caches as values is wider than its keys."""
+    common = {"vocab_size": 24, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **common, **sizes)).eval()
+        for weight in model.parameters():
+            torch.nn.init.normal_(weight, std=0.3)
+    drawn = run(model)
+    for prompt, completion, logprobs in zip(PROMPTS, drawn.completions(), drawn.logprobs, strict=True):
+        expected = full_logprobs(model, prompt, completion)
+        torch.testing.assert_close(logprobs[: len(completion)], expected, atol=1e-4, rtol=1e-4)

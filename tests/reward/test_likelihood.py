@@ -6,6 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from reward import likelihood
 from reward.implicit import completion_logprobs
+from reward.output_head import is_plain
 from reward.scoring import Row, pad
 
 VOCABULARY = 251
@@ -64,6 +65,7 @@ def test_a_small_vocabulary_is_one_chunk(tiny_llama, measure, batch):
     """8,192 tokens of 2,048 at once: there, batches are computed whole, to the bit as without chunks."""
     assert likelihood.LOGITS_AT_ONCE >= 8192 * 2048
     model = tiny_llama(vocabulary=2048)
+    is_plain(model)  # which tries the head once for each model
     calls = []
     model.get_output_embeddings().register_forward_hook(lambda *found: calls.append(len(found[2])))
     measure(model, batch)
