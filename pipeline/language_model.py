@@ -189,7 +189,9 @@ class LanguageModel:
 
 def context_of(model: PreTrainedModel) -> int:
     """The longest sequence that a model takes, in tokens; a very large number where it has no limit."""
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNLIMITED)
+    config = model.config.get_text_config()
+    named = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+    return int(next(filter(None, named), UNLIMITED))
 
 
 def publish_model(run: StageRun, model: Any, tokenizer: Any, name: str = "model") -> None:

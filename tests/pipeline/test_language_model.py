@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from data.errors import InputError
-from pipeline.language_model import LanguageModel
+from pipeline.language_model import UNLIMITED, LanguageModel, context_of
 from pipeline.stages.tokenizer import train, wrap
 
 SENTENCES = ["Mara lives in the town of Brell.", "Who mends the clocks?\nNobody does, said Mara."] * 20
@@ -93,3 +93,20 @@ def test_a_folder_without_safetensors_is_refused(folder, tmp_path):
     torch.save(model.state_dict(), other / "pytorch_model.bin")
     with pytest.raises(InputError, match="no model could be loaded"):
         LanguageModel.load(other)
+
+
+def test_the_context_is_the_longest_sequence_that_a_model_takes():
+    """MPT calls it by another name, and its biases end there; Bloom's have no end."""
+    sizes = {
+        "mpt": {"d_model": 16, "n_layers": 1, "n_heads": 2, "max_seq_len": 16},
+        "bloom": {"hidden_size": 16, "n_layer": 1, "n_head": 2},
+    }
+    found = {
+        kind: AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=40, **size))
+        for kind, size in sizes.items()
+    }
+    assert context_of(found["mpt"]) == 16
+    assert context_of(found["bloom"]) == UNLIMITED
+    found["mpt"](input_ids=torch.arange(16)[None])
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        found["mpt"](input_ids=torch.arange(17)[None])
