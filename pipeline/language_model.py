@@ -69,6 +69,11 @@ class LanguageModel:
                 f"{source}: no model could be loaded ({str(error).splitlines()[0]}); a model is a stage "
                 "directory, a Hugging Face folder with safetensors weights, or a hub id"
             ) from error
+        text_config = model.config.get_text_config()
+        if getattr(text_config, "output_router_logits", False):
+            text_config.output_router_logits = (
+                False  # their balance is training's, and needs all tokens at once
+            )
         return cls(model.to(device).eval(), tokenizer, str(source))
 
     def encode(self, prompt: Prompt) -> list[int]:

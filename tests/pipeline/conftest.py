@@ -125,7 +125,12 @@ def save_foreign():
             },
             "gpt_neox": {**plain, "max_position_embeddings": 128},
             "opt": {**plain, "ffn_dim": 32, "word_embed_proj_dim": 8, "do_layer_norm_before": False},
-            "mixtral": {**plain, "num_key_value_heads": 1, "num_local_experts": 4},
+            "mixtral": {
+                **plain,
+                "num_key_value_heads": 1,
+                "num_local_experts": 4,
+                "output_router_logits": True,
+            },
             "qwen2_moe": {
                 **plain,
                 "num_key_value_heads": 1,
