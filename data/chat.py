@@ -57,8 +57,16 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     else:
         cut = (backend.encode_batch_fast(_cut(text, markers), add_special_tokens=False) for text in texts)
         rows = [[token for piece in pieces for token in piece.ids] for pieces in cut]
-    control = _control_ids(tokenizer)
+    unknown = tokenizer.unk_token_id
+    ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    # Many tokenizers fill with what stands for unknown characters, too: a mask tells which of both it is.
+    control = _control_ids(tokenizer) - ({unknown} - ends)
     for text, row in zip(texts, rows, strict=True):
+        if unknown in ends and unknown in row:
+            raise InputError(
+                f"{tokenizer.name_or_path}: the vocabulary does not know all of {text[:80]!r}, and its unk_token "
+                "begins or ends texts; give the tokenizer an unk_token of its own"
+            )
         assert control.isdisjoint(row), f"a control token arose from the text {text[:80]!r}"
     return rows
 

@@ -134,6 +134,7 @@ class Context:
         if stage not in self._loaded:
             self._loaded.clear()
             self._loaded[stage] = LanguageModel.load(self.models[stage].folder, device=self.run.device)
+            self._loaded[stage].check_tokenizer()
         return self._loaded[stage]
 
     def longest(self, stage: str) -> int:
@@ -225,13 +226,14 @@ def _has_chat_format(source: Path) -> bool:
     """Whether a model that no run made has a chat template."""
     from transformers import AutoTokenizer
 
+    from pipeline.language_model import first_line
     from pipeline.run_directory import model_folder
 
     try:
         return AutoTokenizer.from_pretrained(model_folder(source)).chat_template is not None
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged files raise errors of several libraries
         raise InputError(
-            f"{source}: no tokenizer could be loaded ({str(error).splitlines()[0]}); a model is a run, a stage "
+            f"{source}: no tokenizer could be loaded ({first_line(error)}); a model is a run, a stage "
             "folder, a Hugging Face folder, or a hub id"
         ) from error
 

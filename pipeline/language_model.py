@@ -58,23 +58,57 @@ class LanguageModel:
         Weights are read from safetensors only and no code of a model folder is ever run.
 
         Raises:
-            InputError: there is no model at `source`, or it has no safetensors weights.
+            InputError: there is no model at `source`, it lacks safetensors weights, or is not a causal one.
         """
         folder = model_folder(source)
         try:
-            model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, dtype=dtype)
+            model, found = AutoModelForCausalLM.from_pretrained(
+                folder, use_safetensors=True, dtype=dtype, output_loading_info=True
+            )
             tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # damaged files raise errors of several libraries
             raise InputError(
-                f"{source}: no model could be loaded ({str(error).splitlines()[0]}); a model is a stage "
+                f"{source}: no model could be loaded ({first_line(error)}); a model is a stage "
                 "directory, a Hugging Face folder with safetensors weights, or a hub id"
             ) from error
+        if missing := sorted(found["missing_keys"]):
+            raise InputError(
+                f"{source}: {len(missing)} weights of {type(model).__name__} are not there, such as "
+                f"{missing[0]}, and would be random; accepted is a whole causal language model"
+            )
         text_config = model.config.get_text_config()
         if getattr(text_config, "output_router_logits", False):
-            text_config.output_router_logits = (
-                False  # their balance is training's, and needs all tokens at once
+            # Their balance is training's, and needs all tokens at once.
+            text_config.output_router_logits = False
+        loaded = cls(model.to(device).eval(), tokenizer, str(source))
+        if loaded._looks_ahead():
+            raise InputError(
+                f"{source}: {type(model).__name__} predicts a token with what follows it in view; accepted is a "
+                "causal language model"
             )
-        return cls(model.to(device).eval(), tokenizer, str(source))
+        return loaded
+
+    def check_tokenizer(self) -> None:
+        """Refuse a tokenizer whose texts the model cannot read.
+
+        Raises:
+            InputError: it has more tokens than the model, beside those that were added to it.
+        """
+        known, size = self.tokenizer.vocab_size, self.model.get_input_embeddings().weight.shape[0]
+        if known > size:
+            raise InputError(
+                f"{self.source}: the tokenizer knows {known} tokens and the model {size}; give the tokenizer "
+                "that belongs to the model"
+            )
+
+    @torch.inference_mode()
+    def _looks_ahead(self) -> bool:
+        """Whether the logits of a first token depend on the second."""
+        tokens = torch.tensor([[0, 1], [0, 2]], device=self.model.device)
+        # All are attended to, also where 0 or 1 fills what is not counted.
+        logits = self.model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[:, 0].float()
+        bound = 1e-3 if self.model.dtype == torch.float32 else 0.2  # rounding
+        return bool((logits[0] - logits[1]).abs().max() > bound)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt; text in it can never become a control token."""
@@ -174,8 +208,9 @@ class LanguageModel:
 
     @property
     def pad_id(self) -> int:
-        """Fills what is not counted; where a tokenizer has no pad token, any id serves behind a mask."""
-        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        """Fills what is not counted; where no pad token has an embedding, any id serves behind a mask."""
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None and pad < self.model.get_input_embeddings().weight.shape[0] else 0
 
     @property
     def end_ids(self) -> list[int]:
@@ -190,6 +225,11 @@ class LanguageModel:
         """The tokens whose text holds the character."""
         texts = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
         return [token for token, text in enumerate(texts) if character in text]
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, in a line; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def context_of(model: PreTrainedModel) -> int:

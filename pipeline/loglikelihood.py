@@ -34,7 +34,7 @@ PASS_TOKENS = 1024  # of several short rows; matrix products of fewer are slower
 PADDED_ROWS = 32  # of a batch where a model cannot attend along a tree
 # A model that attends along a tree as asked differs from plain rows by rounding alone: 1e-5 nats in float32. Half
 # precision rounds logits of 16 to multiples of 1/8 (bfloat16). One that ignores the mask is off by whole nats.
-TRIAL_TEXTS, TRIAL_BOUND, TRIAL_BOUND_HALF = 4, 1e-3, 0.2
+TRIAL_TEXTS, TRIAL_TOKENS, TRIAL_BOUND, TRIAL_BOUND_HALF = 4, 32, 1e-3, 0.2
 
 
 class Text(NamedTuple):
@@ -123,8 +123,8 @@ def _fit(text: Text, limit: int) -> Text | None:
 
 def _scored(model: LanguageModel, texts: list[Text]) -> Iterator[dict[int, list[float]]]:
     """The log-probabilities of texts in lexical order by their place, pass by pass."""
-    if texts and _attends_along_trees(model, texts):
-        row_tokens = _row_tokens(model, texts)
+    row_tokens = _row_tokens(model, texts) if texts and _may_attend_along_trees(model, texts) else None
+    if row_tokens is not None and _attends_along_trees(model, texts, row_tokens):
         rows = _rows(texts, row_tokens)
         while together := list(itertools.islice(rows, max(1, PASS_TOKENS // row_tokens))):
             yield _score_rows(model, together)
@@ -243,30 +243,55 @@ def _picked(
     return logits[where, said].float() - norms[where]
 
 
-def _attends_along_trees(model: LanguageModel, texts: Sequence[Text]) -> bool:
-    """Whether the model takes a mask and positions as trees need them: tried on a few texts."""
+def _may_attend_along_trees(model: LanguageModel, texts: Sequence[Text]) -> bool:
+    """Whether the model takes a mask and positions, and no text is longer than a window of its attention."""
     known = inspect.signature(model.model.forward).parameters
     if not {"position_ids", "attention_mask", "logits_to_keep"} <= set(known):
         return False
     config = model.model.config.get_text_config()
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     longest = max(len(text.tokens) for text in texts)
-    if any(window is not None and window < longest for window in windows):
-        return False  # the mask of a tree would take the place of the window
-    tried = _short_texts(texts)
-    plain = _score_padded(model, tried)
-    found = _score_rows(model, list(_rows(tried, min(ROW_TOKENS)))).values()
+    # The mask of a tree would take the place of the window.
+    return not any(window is not None and window < longest for window in windows)
+
+
+def _attends_along_trees(model: LanguageModel, texts: Sequence[Text], row_tokens: int) -> bool:
+    """Whether the model heeds mask and positions as trees need them: tried on a few texts and on a long row.
+
+    The long row is one of those to come: some models look only so far back along it, whatever the mask says.
+    """
+    short = _short_texts(texts)
+    together = next(_rows(short, sum(len(text.tokens) for text in short)))
+    first = list(texts[:TRIED_TEXTS])
+    long = max(_rows(first, row_tokens), key=lambda row: (min(len(row.asked), 2), len(row.tokens)))
+    return _scores_as_plain_rows(model, together, short) and _scores_as_plain_rows(model, long, first)
+
+
+def _scores_as_plain_rows(model: LanguageModel, row: _Row, texts: Sequence[Text]) -> bool:
+    """Whether the last texts of a row, which stand farthest from its beginning, score as they do apart."""
+    try:
+        along = _score_rows(model, [row])
+    except (RuntimeError, ValueError, TypeError, IndexError):  # the model cannot take such a mask
+        return False
+    places = list(row.asked)[-(TRIAL_TEXTS + 1) :]
+    plain = _score_padded(model, [texts[place] for place in places])
+    found = (along[place] for place in places)
     bound = TRIAL_BOUND if model.model.dtype == torch.float32 else TRIAL_BOUND_HALF
     both = zip(itertools.chain.from_iterable(plain), itertools.chain.from_iterable(found), strict=True)
     return all(abs(a - b) <= bound for a, b in both)
 
 
 def _short_texts(texts: Sequence[Text]) -> list[Text]:
-    """A few short texts with a branch among them, in lexical order."""
-    chosen = sorted(texts, key=lambda text: len(text.tokens))[:TRIAL_TEXTS]
+    """The ends of a few texts with a branch among them, in lexical order."""
+    chosen = [_end(text) for text in sorted(texts, key=lambda text: len(text.tokens))[:TRIAL_TEXTS]]
     # Without a branch, a model that ignores the mask would pass.
     branch = Text(chosen[0].tokens[::-1], chosen[0].start)
     return sorted([*chosen, branch])
+
+
+def _end(text: Text) -> Text:
+    cut = max(0, len(text.tokens) - TRIAL_TOKENS)
+    return Text(text.tokens[cut:], max(1, text.start - cut))
 
 
 # --- padded rows -----------------------------------------------------------------------------------------

@@ -430,8 +430,7 @@ def _percentile_interval(
         return Interval(value, float("nan"), float("nan"), float("nan"), num, num_clusters)
     if np.ptp(draws) <= STILL * np.abs(draws).max():
         return Interval(value, -np.inf, np.inf, 0.0, num, num_clusters)
-    tail = _expanded_tail(num_clusters, level)
-    low, high = (float(bound) for bound in np.quantile(draws, (tail, 1 - tail)))
+    low, high = _percentiles(draws, value, num_clusters, level)
     return Interval(value, min(low, value), max(high, value), float(draws.std(ddof=1)), num, num_clusters)
 
 
@@ -447,11 +446,19 @@ def _inverted_percentile(draws: Float[np.ndarray, " resamples"], num_clusters: i
     return float(2 * t.sf(quantile, num_clusters - 1))
 
 
-def _expanded_tail(num_clusters: int, level: float) -> float:
-    """The share of resamples beyond either bound, so that it lies where Student's quantile would."""
+def _percentiles(
+    draws: Float[np.ndarray, " resamples"], value: float, num_clusters: int, level: float
+) -> tuple[float, float]:
+    """The bounds, between resamples where Student's quantile would lie; Student's where none lies so far."""
     from scipy.stats import norm
 
-    return float(norm.cdf(-np.sqrt(num_clusters / (num_clusters - 1)) * t_quantile(level, num_clusters)))
+    quantile, widened = t_quantile(level, num_clusters), np.sqrt(num_clusters / (num_clusters - 1))
+    tail = norm.cdf(-widened * quantile)
+    if tail < float(num_clusters) ** -num_clusters:  # the rarest of C^C resamples
+        half = float(quantile * widened * draws.std())
+        return value - half, value + half
+    low, high = np.quantile(draws, (tail, 1 - tail))
+    return float(low), float(high)
 
 
 def _paired(found: Interval, p_value: float) -> Paired:
@@ -489,6 +496,4 @@ def _bootstrap(
         shape = (min(rows_at_once, num_resamples - first), num_clusters)
         drawn = generator.integers(0, num_clusters, shape)
         means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
-    tail = _expanded_tail(num_clusters, level)
-    low, high = np.quantile(np.concatenate(means), (tail, 1 - tail))
-    return float(low), float(high)
+    return _percentiles(np.concatenate(means), float(d.mean()), num_clusters, level)

@@ -67,14 +67,15 @@ def read(data_root: Path | None) -> list[Question]:
     """Read the questions of all categories in the order of the files.
 
     Raises:
-        InputError: a malformed row, or one that stands there twice.
+        InputError: a malformed row, one that stands there twice, or no row at all.
     """
+    found_files = files(data_root)
     questions = [
-        _question(record, f"{path}:{number}")
-        for path in files(data_root)
-        for number, record in read_records(path)
+        _question(record, f"{path}:{number}") for path in found_files for number, record in read_records(path)
     ]
-    if not questions:
+    if found_files and not questions:
+        raise InputError(f"{found_files[0].parent}: no question in its files; fetch them again")
+    if not found_files:
         found = hub.rows(HUB_ID, name="All", split="test", folder=FOLDER)
         questions = [_question(record, f"{HUB_ID}: row {number}") for number, record in enumerate(found, 1)]
     ids: set[str] = set()

@@ -66,7 +66,7 @@ def read(data_root: Path | None) -> HaluEval:
     """Read all parts that are there; the hub gives one file of pairs and the labelled answers.
 
     Raises:
-        InputError: a malformed record, by line.
+        InputError: a malformed record, by line, or no record at all.
     """
     found = HaluEval([], [])
     for path in files(data_root):
@@ -76,6 +76,8 @@ def read(data_root: Path | None) -> HaluEval:
         for group in ("qa", GENERAL):
             rows = hub.rows(HUB_ID, name=group, split="data", folder=FOLDER)
             _add(found, group, ((f"{HUB_ID} {group}: row {n}", row) for n, row in enumerate(rows, 1)))
+    if not (found.pairs or found.labelled):
+        raise InputError(f"{FOLDER}: no record in its files; fetch them again")
     return found
 
 

@@ -242,5 +242,28 @@ def test_a_template_whose_answers_have_no_end_is_refused(foreign, end):
         foreign.chat_template = CHATML
 
 
+def words_with_unknown(**special):
+    """A tokenizer of whole words, whose vocabulary knows few of them."""
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    model = tokenizers.models.WordLevel({"<unk>": 0, "<end>": 1, "cats": 2}, unk_token="<unk>")
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **special)
+
+
+def test_a_tokenizer_that_pads_with_its_unknown_token_encodes_unknown_words():
+    tokenizer = words_with_unknown(eos_token="<end>", pad_token="<unk>")
+    assert encode_texts(tokenizer, ["cats dogs", "dogs cats"]) == [[2, 0], [0, 2]]
+
+
+def test_an_unknown_word_that_would_end_a_text_is_refused():
+    tokenizer = words_with_unknown(eos_token="<unk>")
+    assert encode_texts(tokenizer, ["cats"]) == [[2]]
+    with pytest.raises(InputError, match=r"does not know all of 'cats dogs'.*unk_token of its own"):
+        encode_texts(tokenizer, ["cats dogs"])
+
+
 def test_the_template_is_one_line():
     assert "\n" not in CHAT_TEMPLATE

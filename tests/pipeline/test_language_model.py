@@ -1,5 +1,9 @@
 """Loading, generating, streaming and scoring agree with each other and with plain transformers."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -110,3 +114,47 @@ def test_the_context_is_the_longest_sequence_that_a_model_takes():
     found["mpt"](input_ids=torch.arange(16)[None])
     with pytest.raises(RuntimeError, match="size of tensor"):
         found["mpt"](input_ids=torch.arange(17)[None])
+
+
+def test_a_damaged_folder_is_refused(folder, tmp_path):
+    for name, text in (("model.safetensors", "torn"), ("tokenizer.json", "{}")):
+        damaged = Path(shutil.copytree(folder, tmp_path / name))
+        (damaged / name).write_text(text)
+        with pytest.raises(InputError, match="no model could be loaded"):
+            LanguageModel.load(damaged)
+
+
+def test_a_model_without_all_its_weights_is_refused(folder, tmp_path):
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    settings = json.loads((other / "config.json").read_text())
+    settings["num_hidden_layers"] += 1
+    settings.pop("layer_types", None)
+    (other / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=r"weights of .* are not there, such as .*random"):
+        LanguageModel.load(other)
+
+
+def test_a_model_that_sees_what_follows_is_refused(folder, tmp_path, tiny_model):
+    tiny_model("bert", vocab_size=300).save_pretrained(tmp_path / "bert")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "bert")
+    with pytest.raises(InputError, match=r"follows it in view.*causal"):
+        LanguageModel.load(tmp_path / "bert")
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path, tiny_model):
+    tiny_model("gpt2", vocab_size=100).save_pretrained(tmp_path / "small")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "small")
+    with pytest.raises(InputError, match=r"knows \d+ tokens and the model 100; give the tokenizer"):
+        LanguageModel.load(tmp_path / "small").check_tokenizer()
+    LanguageModel.load(folder).check_tokenizer()
+
+
+def test_a_pad_token_without_an_embedding_changes_no_score(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    tokenizer = AutoTokenizer.from_pretrained(other)
+    tokenizer.add_special_tokens({"pad_token": "<added>"})
+    tokenizer.save_pretrained(other)
+    asked = ["Mara lives", "Who"], [" in Brell.", " mends?"]
+    expected = LanguageModel.load(folder).logprobs(*asked)
+    for found, values in zip(LanguageModel.load(other).logprobs(*asked), expected, strict=True):
+        assert found == pytest.approx(values, abs=1e-5)

@@ -160,3 +160,10 @@ def test_the_real_files_have_known_sizes_and_a_target_in_each_question():
     assert all(question.biased is not None for question in known)
     assert len({question.template for question in known}) == 75
     assert sum(question.ambiguous for question in known) == len(known) / 2
+
+
+def test_files_without_a_question_are_refused(tmp_path):
+    (tmp_path / "bias_bbq").mkdir()
+    (tmp_path / "bias_bbq" / "Age.jsonl").write_text("")
+    with pytest.raises(InputError, match="no question in its files"):
+        bbq.read(tmp_path)

@@ -89,3 +89,10 @@ def test_the_real_pairs_and_labelled_answers():
     assert len({pair.question for pair in found.pairs}) == 500
     assert sum(row.hallucinated for row in found.labelled) == 815
     assert len({row.id for row in found.labelled}) == 4_507
+
+
+def test_files_without_a_record_are_refused(tmp_path):
+    (tmp_path / "halluc_halueval").mkdir()
+    (tmp_path / "halluc_halueval" / "general_data.jsonl").write_text("")
+    with pytest.raises(InputError, match="no record in its files"):
+        halueval.read(tmp_path)

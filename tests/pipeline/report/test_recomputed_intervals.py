@@ -218,11 +218,17 @@ def tail_of(num):
 
 
 def percentile_interval(value, draws, clusters):
-    """Hesterberg's expanded percentile interval, which holds the value; None where the draws are all equal."""
+    """Hesterberg's expanded percentile interval, which holds the value; None where the draws are all equal.
+
+    Of so few clusters that no resample lies as far out it is Student's, of the draws' spread.
+    """
     draws, num = draws[np.isfinite(draws)], len(set(clusters))
     if np.ptp(draws) <= 1e-12 * abs(draws).max():
         return None
     tail = tail_of(num)
+    if tail < 1 / num**num:
+        half = stats.t.ppf(0.975, num - 1) * math.sqrt(num / (num - 1)) * draws.std()
+        return value - half, value + half
     low, high = np.quantile(draws, [tail, 1 - tail])
     return min(low, value), max(high, value)
 
