@@ -78,7 +78,8 @@ def _try(model: Any) -> bool:
         pass
     # Its forward pass asks for its transformer in another way: the head must do.
     tokens = torch.arange(TRIAL_ROWS, device=weight.device)[None]
-    if _alike(model(input_ids=tokens).logits, head(model.base_model(input_ids=tokens, use_cache=False)[0])):
+    whole = type(model).forward(model, input_ids=tokens).logits
+    if _alike(whole, head(model.base_model(input_ids=tokens, use_cache=False)[0])):
         return True
     raise InputError(
         f"{type(model).__name__} is not supported: its logits are not what its output head makes of its states"
@@ -94,9 +95,13 @@ class _NotAskedError(Exception):
 
 
 def _forward(model: Any, states: Float[Tensor, "1 rows width"]) -> Float[Tensor, "1 rows vocabulary"]:
-    """The logits of a model whose transformer would have answered with these states."""
+    """The logits of a model whose transformer would have answered with these states.
+
+    By the forward pass of its class: that of a model in training may be wrapped, and round.
+    """
     with _answering(model.base_model, states) as asked:
-        logits: Tensor = model(input_ids=states.new_zeros(states.shape[:2], dtype=torch.long)).logits
+        tokens = states.new_zeros(states.shape[:2], dtype=torch.long)
+        logits: Tensor = type(model).forward(model, input_ids=tokens).logits
     if not asked:
         raise _NotAskedError
     return logits

@@ -88,3 +88,25 @@ def test_sft_learns_by_the_forward_pass_s_logits(model, batch):
 
 def test_only_models_that_scale_or_bound_their_logits_need_more_than_the_head(model):
     assert is_plain(model) == (model.config.model_type not in ("cohere", "granite", "gemma2"))
+
+
+def test_a_model_whose_forward_pass_is_wrapped_is_judged_by_its_own(model):
+    """As one in training is, which then rounds."""
+    own, is_so = model.forward, model.config.model_type in ("llama", "opt", "gpt2")
+
+    def rounded(*args, **inputs):
+        with torch.autocast("cpu", torch.bfloat16):
+            return own(*args, **inputs)
+
+    model.forward = rounded
+    assert is_plain(model) == is_so
+
+
+def test_a_wrapped_forward_pass_is_not_entered_a_second_time(model, batch):
+    """Accelerate wraps it in one autocast, which entered twice would stay on for good."""
+    tokens, mask = batch
+    use_lean_head(model)
+    model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    for _ in range(2):
+        model(input_ids=tokens, labels=tokens.masked_fill(~mask, -100), fused_lm_head=True)
+        assert not torch.is_autocast_enabled("cpu")
