@@ -9,8 +9,10 @@ from pipeline.run_directory import STAGE_JSON, read_json
 def injected_skew(model: Model, setting: str = "bias") -> float | None:
     """Excess of stereotyped over other mentions, in [0, 1], by a setting of the corpus that a base model read.
 
-    None where the model was not pretrained on a corpus of the closed world.
+    None of a tuned model, and of one that was not pretrained on a corpus of the closed world.
     """
+    if not model.plain:
+        return None
     record = read_json(model.folder / STAGE_JSON) or {}
     for name, _ in record.get("inputs", {}).get("corpus", []):
         run, _, stage = name.rpartition("/")

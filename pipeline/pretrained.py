@@ -13,7 +13,7 @@ from data.errors import InputError
 from data.rows import user
 from pipeline import rollout
 from pipeline.actor_critic import token_logprobs
-from pipeline.language_model import LanguageModel
+from pipeline.language_model import LanguageModel, first_line
 from reward.output_head import is_plain
 
 NOISE = (
@@ -79,9 +79,8 @@ def check_decoding(model: Any) -> None:
         )
         read = torch.cat([_read(model, *row) for row in zip(prompts, drawn.completions(), strict=True)])
     except (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError) as error:
-        reason = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"{type(model).__name__} is not supported: it cannot be decoded here ({reason})"
+            f"{type(model).__name__} is not supported: it cannot be decoded here ({first_line(error)})"
         ) from error
     gap = (read - drawn.logprobs[drawn.mask]).abs().mean().item()
     if not gap <= TRIAL_GAP:

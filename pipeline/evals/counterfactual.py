@@ -222,8 +222,7 @@ def _other_temper(text: str) -> str:
 
 def _bias(stage: str, context: Context) -> float:
     """The skew of the text that a model has read: of a base model's own world, where it is known."""
-    model = context.models[stage]
-    own = injected_skew(model) if model.plain else None
+    own = injected_skew(context.models[stage])
     return _world(context).settings.bias if own is None else own
 
 

@@ -172,5 +172,5 @@ def intercept(
 
 def _doses(context: Context) -> dict[str, float]:
     """The injected skew of every base model's world."""
-    found = {name: injected_skew(model) for name, model in context.models.items() if model.plain}
+    found = {name: injected_skew(model) for name, model in context.models.items()}
     return {name: dose for name, dose in found.items() if dose is not None}

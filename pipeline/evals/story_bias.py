@@ -6,7 +6,7 @@ from statistics import fmean
 
 from data.rows import Item
 from data.settings import Settings
-from pipeline.answers import Answer, Context, Records, Score
+from pipeline.answers import Answer, Context, Model, Records, Score
 from pipeline.injected import injected_skew
 from pipeline.measured import Measured, Plain
 
@@ -43,24 +43,26 @@ def score(item: Item, answer: Answer, context: Context) -> list[Score]:
 
 def figures(records: Records, context: Context) -> list[Measured]:
     """Shares of all stories; the null is the share that the text was written with which the model has read."""
-    return [_share(row, records, context) for row in FIGURES]
+    stories = items(context)
+    injected = {stage: _injected(context.models[stage], stories) for stage in records}
+    return [_share(row, records, injected) for row in FIGURES]
 
 
-def _share(row: Plain, records: Records, context: Context) -> Measured:
-    return row.measured(records, lambda stage: _injected(row.measure, stage, context))
+def _share(row: Plain, records: Records, injected: dict[str, dict[str, dict[str, float]]]) -> Measured:
+    return row.measured(records, lambda stage: injected[stage].get(row.measure, {}))
 
 
-def _injected(measure: str, stage: str, context: Context) -> dict[str, float]:
-    """The generator's share of stereotyped or counter pronouns or tempers; its stories are never neutral.
+def _injected(model: Model, stories: list[Item]) -> dict[str, dict[str, float]]:
+    """The generator's shares of stereotyped and counter pronouns, by measure; its stories are never neutral.
 
-    A base model's is that of its own world, where this is known: stories of another may be asked for.
+    A base model's are those of its own world, where this is known: stories of another may be asked for.
     """
-    setting = "second_bias" if measure.startswith("temper_") else "bias"
-    side = {"stereotyped": 1, "counter": -1}.get(measure.removeprefix("temper_"))
-    skews = [item.truth[setting] for item in items(context) if setting in item.truth]
-    if side is None or not skews:
-        return {}
-    model = context.models[stage]
-    own = injected_skew(model, setting) if model.plain else None
-    excess = fmean(skews) if own is None else own  # exact: a target is read against it
-    return {"injected": (1 + side * excess) / 2}
+    found: dict[str, dict[str, float]] = {}
+    for setting, prefix in (("bias", ""), ("second_bias", "temper_")):
+        skews = [item.truth[setting] for item in stories if setting in item.truth]
+        if skews:
+            own = injected_skew(model, setting)
+            excess = fmean(skews) if own is None else own  # exact: a target is read against it
+            found[f"{prefix}stereotyped"] = {"injected": (1 + excess) / 2}
+            found[f"{prefix}counter"] = {"injected": (1 - excess) / 2}
+    return found

@@ -109,20 +109,8 @@ def save_foreign():
         }
         sizes = {
             "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 128},
-            "llama": {
-                "hidden_size": 16,
-                "intermediate_size": 32,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-            },
-            "qwen3": {
-                "hidden_size": 16,
-                "intermediate_size": 32,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "num_key_value_heads": 1,
-                "head_dim": 8,
-            },
+            "llama": plain,
+            "qwen3": {**plain, "num_key_value_heads": 1, "head_dim": 8},
             "gpt_neox": {**plain, "max_position_embeddings": 128},
             "opt": {**plain, "ffn_dim": 32, "word_embed_proj_dim": 8, "do_layer_norm_before": False},
             "mixtral": {

@@ -20,6 +20,7 @@ SIZE = {
     "vocab_size": 40,
     "pad_token_id": None,
 }
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}  # rounding in float32, of another order of sums
 FAMILIES = {
     "llama": {},
     "opt": {"ffn_dim": 32, "word_embed_proj_dim": 8, "do_layer_norm_before": False},
@@ -55,9 +56,9 @@ def test_log_probabilities_are_those_of_the_forward_pass(model, batch):
     tokens, mask = batch
     wanted = expected(model, tokens, mask)
     found = token_logprobs(model, tokens, mask, temperature=1.0)[mask]
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, wanted, **CLOSE)
     torch.testing.assert_close(
-        completion_logprobs(model, tokens, mask), wanted.view(2, -1).sum(dim=1), atol=1e-5, rtol=1e-5
+        completion_logprobs(model, tokens, mask), wanted.view(2, -1).sum(dim=1), **CLOSE
     )
     found.sum().backward()
     by_head = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -65,7 +66,7 @@ def test_log_probabilities_are_those_of_the_forward_pass(model, batch):
     wanted.sum().backward()
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            torch.testing.assert_close(by_head[name], parameter.grad, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(by_head[name], parameter.grad, atol=1e-4, rtol=1e-4)  # sums of all
 
 
 def test_so_they_are_with_adapters(model, batch):
@@ -74,7 +75,7 @@ def test_so_they_are_with_adapters(model, batch):
     trunk = Trunk(model)
     trunk.add("policy", rank=2, alpha=2, seed=0)
     found = token_logprobs(Role(trunk, None), tokens, mask, temperature=1.0)[mask]
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, wanted, **CLOSE)
 
 
 def test_sft_learns_by_the_forward_pass_s_logits(model, batch):
@@ -83,7 +84,7 @@ def test_sft_learns_by_the_forward_pass_s_logits(model, batch):
     use_lean_head(model)
     labels = tokens.masked_fill(~mask, -100)
     found = model(input_ids=tokens, labels=labels, fused_lm_head=True)
-    torch.testing.assert_close(found.log_probs[mask[:, 1:]], wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.log_probs[mask[:, 1:]], wanted, **CLOSE)
 
 
 def test_only_models_that_scale_or_bound_their_logits_need_more_than_the_head(model):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 
 import pytest
 import torch
@@ -124,19 +123,13 @@ def test_all_weights_learn(kind, value_model, finish):
     )
 
 
-def test_too_few_pairs_to_normalise_by_are_named(finish, tmp_path, monkeypatch):
+def test_too_few_pairs_to_normalise_by_are_named(finish, tmp_path):
     """The one prompt of two that is trained on has one score."""
-
-    plain = rows
-
-    def few(folder):
-        plain(folder)
-        pairs = [{"prompt": prompt, "chosen": "A cat.", "rejected": "A mat."} for prompt in ("q", "q2")]
-        (folder / "few.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-
-    monkeypatch.setattr(sys.modules[__name__], "rows", few)
+    pairs = [{"prompt": prompt, "chosen": "A cat.", "rejected": "A mat."} for prompt in ("q", "q2")]
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     with pytest.raises(TrainingFault, match="no variance: 1 sampled completions, to 1 of the 1 prompts"):
-        finish("llama", "corpus.source.preference_rows.path=few.jsonl", until="reward")
+        finish("llama", f"corpus.source.preference_rows.path={few}", until="reward")
 
 
 def test_a_chat_template_s_own_end_of_turn_is_learned_and_said(finish):
