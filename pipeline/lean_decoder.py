@@ -1,9 +1,10 @@
-"""Decoding steps of a Llama-type model in few, large operations, for CPUs.
+"""Passes of a Llama-type model for sampling in few, large operations, for CPUs: of prompts, then token by token.
 
 transformers' own step is made of some fifty small operations a layer, and of attention whose key-value cache has
 gaps that matrix products in bfloat16 must copy away. Here the projections of queries, keys and values are one
-product, as are gate and up projection; the cache has no gaps; and the residual stream is in float32, as in
-training under autocast. A model qualifies by its parts, and by a trial on which both forms must agree.
+product, as are gate and up projection; the cache has no gaps; the residual stream is in float32, as in training
+under autocast; and what lies between the products is done by `pipeline/decoder_kernel.c` where it can be
+compiled. A model qualifies by its parts, and by a trial on which both forms must agree.
 """
 
 from __future__ import annotations
@@ -16,14 +17,19 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import linear
-from transformers import Cache, DynamicCache, PreTrainedModel
+from torch.nn.functional import linear, scaled_dot_product_attention
+from transformers import PreTrainedModel
+from transformers.activations import SiLUActivation
+
+from pipeline.decoder_kernel import HeadNorms, Kernel, load
 
 BLOCK = 32  # positions that the cache grows by
 # The fused weights are copies, which would double the memory of a large model.
 MOST_PARAMETERS = 10**8
 # Largest distance of a trial's log-probabilities, nats: the order of sums differs (by 2e-6 where seen).
 TRIAL_BOUND = 1e-4
+# New positions that the kernel, which takes them one by one, attends from faster than `sdpa`.
+MOST_AT_ONCE = 256
 DTYPES = (torch.float32, torch.bfloat16)
 
 _QUALIFIES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
@@ -58,6 +64,13 @@ class Layer:
     scale: float
     heads: int
     key_heads: int
+    size: int
+
+    @property
+    def head_norms(self) -> HeadNorms | None:
+        """The norms of queries and keys as the kernel takes them."""
+        query, key = self.query_norm, self.key_norm
+        return None if query is None or key is None else HeadNorms(query.weight, key.weight, query.eps)
 
 
 @dataclass
@@ -69,60 +82,76 @@ class Kept:
 
 
 class LeanDecoder:
-    """Decoding steps that go on from a cache which transformers has filled with the prompts."""
+    """Reads the prompts of a batch, and goes on from them token by token."""
 
     def __init__(
-        self, model: Any, cache: Cache, mask: Bool[Tensor, "batch time"], like: LeanDecoder | None = None
+        self, model: Any, mask: Bool[Tensor, "batch time"], num_steps: int, like: LeanDecoder | None = None
     ) -> None:
-        """Take the cache, the mask of its left-padded prompts, and copies of the weights or those of `like`."""
+        """Take the mask of left-padded prompts, and copies of the weights or those of `like`.
+
+        There is room for the prompts and `num_steps` tokens; for more it is made as they come.
+        """
         trunk = model.model
         self.embedding, self.head = trunk.embed_tokens.weight, model.lm_head
         self.norm, self.rotary = _norm(trunk.norm), trunk.rotary_emb
-        self.length = mask.shape[1]
         self.layers: list[Layer] = like.layers if like else [_layer(layer) for layer in trunk.layers]
-        self.kept = [Kept(layer.keys.contiguous(), layer.values.contiguous()) for layer in cache.layers]
-        self.bias = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
+        self.kernel = _kernel(model, self.layers)
+        self.first, self.length = (~mask).sum(dim=1), 0
+        # Without the kernel a step computes over all that is allocated.
+        capacity = mask.shape[1] + (num_steps if self.kernel else 0)
+        self.kept = [
+            Kept(
+                *(torch.zeros(len(mask), x.key_heads, capacity, x.size, dtype=model.dtype) for _ in range(2))
+            )
+            for x in self.layers
+        ]
 
     def step(
         self, tokens: Int[Tensor, " batch"], positions: Int[Tensor, "batch 1"]
     ) -> Float[Tensor, "batch vocabulary"]:
         """Logits after one more token of each row."""
-        if self.length == self.bias.shape[1]:
-            self._grow()
-        self.bias[:, self.length] = 0
-        x = self.embedding[tokens].float()
-        cos, sin = self.rotary(x[:, None], positions)
+        return self.read(tokens[:, None], positions)
+
+    def read(
+        self, tokens: Int[Tensor, "batch count"], positions: Int[Tensor, "batch count"]
+    ) -> Float[Tensor, "batch vocabulary"]:
+        """Logits after some more tokens of each row; `positions` are those of the rotary embedding."""
+        count = tokens.shape[1]
+        self._make_room(count)
+        x, added = self.embedding[tokens].float(), None
+        cos, sin = (part.contiguous() for part in self.rotary(x, positions))
+        attend = self._attend_by_kernel if self.kernel and count <= MOST_AT_ONCE else self._attend
+        visible = self._visible(count)
         for layer, kept in zip(self.layers, self.kept, strict=True):
-            x += linear(self._attend(layer, kept, layer.before_attention(x), cos, sin), *layer.output)
-            gate, up = linear(layer.before_mlp(x), *layer.gate_up).chunk(2, dim=-1)
-            x += linear(layer.activation(gate).mul_(up), *layer.down)
-        self.length += 1
-        logits: Tensor = self.head(self.norm(x))
+            projected = linear(self._add_norm(x, added, layer.before_attention), *layer.query_key_value)
+            projected = projected.view(*tokens.shape, layer.heads + 2 * layer.key_heads, layer.size)
+            heads = attend(layer, kept, projected, cos, sin, visible).flatten(2)
+            if layer is self.layers[-1]:  # the logits need no other position from here on
+                x, heads = x[:, -1:].contiguous(), heads[:, -1:].contiguous()
+            both = linear(self._add_norm(x, linear(heads, *layer.output), layer.before_mlp), *layer.gate_up)
+            added = linear(self._gated(layer, both), *layer.down)
+        self.length += count
+        logits: Tensor = self.head(self._add_norm(x, added, self.norm))[:, -1]
         return logits
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Drop all rows but these."""
-        self.bias = self.bias[rows]
+        self.first = self.first[rows]
         for kept in self.kept:
             kept.keys, kept.values = kept.keys[rows], kept.values[rows]
 
     def trim(self) -> None:
         """Drop the first positions that no row needs."""
-        used = (self.bias[:, : self.length] == 0).any(dim=0).nonzero()
-        first = int(used[0]) if len(used) else 0
-        if first:
-            self.bias, self.length = self.bias[:, first:], self.length - first
+        unused = int(self.first.min())
+        if unused:
+            self.first, self.length = self.first - unused, self.length - unused
             for kept in self.kept:
-                kept.keys, kept.values = (x[:, :, first:].contiguous() for x in (kept.keys, kept.values))
+                kept.keys, kept.values = (x[:, :, unused:].contiguous() for x in (kept.keys, kept.values))
 
     def join(self, other: LeanDecoder) -> None:
         """Take the rows of another decoder of the same model behind its own; the ends of both meet."""
         length = max(self.length, other.length)
-        biases = [
-            nn.functional.pad(x.bias[:, : x.length], (length - x.length, 0), value=-torch.inf)
-            for x in (self, other)
-        ]
-        self.bias = torch.cat(biases)
+        self.first = torch.cat([x.first + (length - x.length) for x in (self, other)])
         for mine, its in zip(self.kept, other.kept, strict=True):
             mine.keys, mine.values = (
                 torch.cat([at_end(first, self.length, length), at_end(second, other.length, length)])
@@ -135,37 +164,105 @@ class LeanDecoder:
         """Whether rows can join: always."""
         return True
 
-    def _attend(self, layer: Layer, kept: Kept, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """What the heads read at the new position, which joins the cache."""
-        batch, heads, key_heads = len(x), layer.heads, layer.key_heads
-        projected = linear(x, *layer.query_key_value).view(batch, heads + 2 * key_heads, -1)
-        query, key, value = projected.split((heads, key_heads, key_heads), dim=1)
+    def _add_norm(self, x: Tensor, added: Tensor | None, norm: Norm) -> Tensor:
+        """The norm of the stream, to which is added in place."""
+        if self.kernel:
+            flat = None if added is None else added.flatten(0, 1)
+            return self.kernel.add_norm(x.flatten(0, 1), flat, norm.weight, norm.eps).view_as(x)
+        return norm(x if added is None else x.add_(added))
+
+    def _gated(self, layer: Layer, both: Tensor) -> Tensor:
+        if self.kernel and isinstance(layer.activation, SiLUActivation | nn.SiLU):
+            return self.kernel.gated(both.flatten(0, 1)).unflatten(0, both.shape[:2])
+        gate, up = both.chunk(2, dim=-1)
+        product: Tensor = layer.activation(gate).mul_(up)
+        return product
+
+    def _attend_by_kernel(
+        self, layer: Layer, kept: Kept, projected: Tensor, cos: Tensor, sin: Tensor, visible: Tensor
+    ) -> Tensor:
+        assert self.kernel is not None
+        return self.kernel.attend(
+            projected,
+            cos,
+            sin,
+            self.first,
+            kept.keys,
+            kept.values,
+            self.length,
+            layer.scale,
+            layer.head_norms,
+        )
+
+    def _attend(
+        self, layer: Layer, kept: Kept, projected: Tensor, cos: Tensor, sin: Tensor, visible: Tensor
+    ) -> Tensor:
+        """What the heads read at the new positions, which join the cache: (batch, count, heads, size)."""
+        heads, key_heads = layer.heads, layer.key_heads
+        query, key, value = projected.split((heads, key_heads, key_heads), dim=2)
         if layer.query_norm is not None and layer.key_norm is not None:
             query, key = layer.query_norm(query.float()), layer.key_norm(key.float())
-            turned = torch.cat((query, key), dim=1)
+            turned = torch.cat((query, key), dim=2)
         else:
-            turned = projected[:, : heads + key_heads]
-        half = turned.shape[-1] // 2
+            turned = projected[:, :, : heads + key_heads]
+        half = layer.size // 2
         crossed = torch.cat((-turned[..., half:], turned[..., :half]), dim=-1)
-        query, kept.keys[:, :, self.length] = (turned * cos + crossed * sin).split((heads, key_heads), dim=1)
-        kept.values[:, :, self.length] = value
+        query, key = (turned * cos[:, :, None] + crossed * sin[:, :, None]).split((heads, key_heads), dim=2)
+        end = self.length + projected.shape[1]
+        kept.keys[:, :, self.length : end] = key.transpose(1, 2)
+        kept.values[:, :, self.length : end] = value.transpose(1, 2)
+        query = query.to(kept.keys.dtype)
+        if projected.shape[1] == 1:
+            return _attend_once(query, kept, visible, layer.scale)
+        keys, values = kept.keys[:, :, :end], kept.values[:, :, :end]
+        return scaled_dot_product_attention(
+            query.transpose(1, 2), keys, values, visible, scale=layer.scale, enable_gqa=True
+        ).transpose(1, 2)
 
-        keys, values = kept.keys.flatten(0, 1), kept.values.flatten(0, 1)
-        query = query.to(keys.dtype).reshape(len(keys), heads // key_heads, -1)
-        # The faster of two equal products: by rows of keys in bfloat16, by the query in float32.
-        by_rows = keys.dtype == torch.bfloat16
-        scores = (keys @ query.mT).mT if by_rows else query @ keys.mT
-        scores = scores.float().mul_(layer.scale).view(batch, heads, -1).add_(self.bias[:, None])
-        weights = scores.softmax(dim=-1).to(values.dtype).view(len(keys), heads // key_heads, -1)
-        return (weights @ values).view(batch, -1)
+    def _visible(self, count: int) -> Bool[Tensor, "batch 1 count positions"]:
+        """Which positions of the cache each new one attends to; a position of padding attends to itself.
 
-    def _grow(self) -> None:
-        """Make room for a block of positions, masked until they are filled."""
-        self.bias = nn.functional.pad(self.bias, (0, BLOCK), value=-torch.inf)
-        for kept in self.kept:
-            kept.keys, kept.values = (
-                nn.functional.pad(x, (0, 0, 0, BLOCK)) for x in (kept.keys, kept.values)
-            )
+        A single new position is given all that is allocated, more of them what is filled then.
+        """
+        end = self.kept[0].keys.shape[2] if count == 1 else self.length + count
+        positions = torch.arange(end)
+        new = torch.arange(self.length, self.length + count)[:, None]
+        read = (positions >= self.first[:, None, None]) & (positions <= new) | (positions == new)
+        return read[:, None]
+
+    def _make_room(self, count: int) -> None:
+        """Make the cache larger by whole blocks, where the new positions need it."""
+        missing = self.length + count - self.kept[0].keys.shape[2]
+        if missing > 0:
+            room = -(-missing // BLOCK) * BLOCK
+            for kept in self.kept:
+                kept.keys, kept.values = (
+                    nn.functional.pad(x, (0, 0, 0, room)) for x in (kept.keys, kept.values)
+                )
+
+
+def _attend_once(
+    query: Float[Tensor, "batch 1 heads size"],
+    kept: Kept,
+    visible: Bool[Tensor, "batch 1 1 capacity"],
+    scale: float,
+) -> Float[Tensor, "batch 1 heads size"]:
+    """Attention of one position as two products over all of the cache; `sdpa` is slow there."""
+    batch, key_heads, capacity, size = kept.keys.shape
+    keys, values = kept.keys.flatten(0, 1), kept.values.flatten(0, 1)
+    query = query.reshape(batch * key_heads, -1, size)
+    # The faster of two equal products: by rows of keys in bfloat16, by the query in float32.
+    by_rows = keys.dtype == torch.bfloat16
+    scores = (keys @ query.mT).mT if by_rows else query @ keys.mT
+    scores = scores.float().mul_(scale).view(batch, -1, capacity).masked_fill_(~visible[:, 0], -torch.inf)
+    weights = scores.softmax(dim=-1).to(values.dtype).view(len(keys), -1, capacity)
+    return (weights @ values).view(batch, 1, -1, size)
+
+
+def _kernel(model: Any, layers: list[Layer]) -> Kernel | None:
+    """The kernel for a model's format and head size, where all of its layers have the same."""
+    sizes = {layer.size for layer in layers}
+    return load(model.dtype, sizes.pop()) if len(sizes) == 1 else None
 
 
 def at_end(
@@ -197,6 +294,7 @@ def _is_llama_type(model: Any) -> bool:
     return (
         model.device.type == "cpu"
         and model.dtype in DTYPES
+        and all(part.dtype == model.dtype for part in model.parameters())
         and model.num_parameters() <= MOST_PARAMETERS
         and type(trunk.embed_tokens) is nn.Embedding
         and type(model.lm_head) is nn.Linear
@@ -224,7 +322,7 @@ def _is_llama_layer(layer: Any) -> bool:
 
 @torch.no_grad()
 def _agrees(model: Any) -> bool:
-    """Whether two steps after a padded prompt give the log-probabilities of transformers' whole pass.
+    """Whether a padded prompt and two steps after it give the log-probabilities of transformers' whole pass.
 
     The trial is in float32, where rounding hides no difference of form.
     """
@@ -235,20 +333,13 @@ def _agrees(model: Any) -> bool:
     positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     try:
         whole = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False).logits
-        cache = DynamicCache(config=model.config)
-        model(
-            input_ids=tokens[:, :5],
-            attention_mask=mask[:, :5],
-            position_ids=positions[:, :5],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        decoder = LeanDecoder(model, cache, mask[:, :5])
-        steps = [decoder.step(tokens[:, at], positions[:, at : at + 1]) for at in (5, 6)]
+        decoder = LeanDecoder(model, mask[:, :5], num_steps=2)
+        found = [decoder.read(tokens[:, :5], positions[:, :5])]
+        found += [decoder.step(tokens[:, at], positions[:, at : at + 1]) for at in (5, 6)]
     except (AttributeError, TypeError, RuntimeError):
         return False
-    expected, found = whole[:, 5:].log_softmax(-1), torch.stack(steps, 1).log_softmax(-1)
-    return bool((expected - found).abs().max() < TRIAL_BOUND)
+    distance = whole[:, 4:].log_softmax(-1) - torch.stack(found, 1).log_softmax(-1)
+    return bool(distance.abs().max() < TRIAL_BOUND)
 
 
 def _layer(layer: Any) -> Layer:
@@ -268,6 +359,7 @@ def _layer(layer: Any) -> Layer:
         scale=attention.scaling,
         heads=attention.q_proj.out_features // size,
         key_heads=attention.k_proj.out_features // size,
+        size=size,
     )
 
 

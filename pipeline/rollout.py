@@ -174,14 +174,13 @@ def begin(
     `like` is an earlier decoder of the same weights, whose copies of them are taken instead of new ones.
     """
     tokens, mask = (tensor.to(model.device) for tensor in pad_left([list(x) for x in prompts], pad_id))
-    cache = _allocated_cache(model, tokens.shape[1] + num_steps)
     positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-    logits = _forward(model, tokens, mask, positions, cache, prefill=True)
     if num_steps and lean_decoder.qualifies(model):
-        lean = lean_decoder.LeanDecoder(
-            model, cache, mask.bool(), like if isinstance(like, lean_decoder.LeanDecoder) else None
-        )
-        return Begun(lean, logits, positions[:, -1:])
+        known = like if isinstance(like, lean_decoder.LeanDecoder) else None
+        lean = lean_decoder.LeanDecoder(model, mask.bool(), num_steps, known)
+        return Begun(lean, lean.read(tokens, positions), positions[:, -1:])
+    cache = _allocated_cache(model, tokens.shape[1] + num_steps)
+    logits = _forward(model, tokens, mask, positions, cache, prefill=True)
     return Begun(_Decoder(model, cache, mask), logits, positions[:, -1:])
 
 
