@@ -156,8 +156,8 @@ static inline void read_cache(const float *query, const number *keys, const numb
 // result: (rows, count, heads, SIZE). Positions of padding result in zeros. Returns 0, or 1 without memory.
 int attend(const number *projected, const float *cos, const float *sin, const int64_t *first, number *keys,
            number *values, int64_t rows, int64_t count, int64_t heads, int64_t key_heads, int64_t capacity,
-           int64_t length, float scale, const number *query_norm, const number *key_norm, float eps, number *result,
-           int threads) {
+           int64_t length, float scale, const number *query_norm, float query_eps, const number *key_norm,
+           float key_eps, number *result, int threads) {
     const int64_t served = heads / key_heads, stride = (heads + 2 * key_heads) * SIZE;
     float *all_scores = malloc(sizeof(float) * threads * (length + count));
     if (!all_scores) return 1;
@@ -175,11 +175,11 @@ int attend(const number *projected, const float *cos, const float *sin, const in
                 memset(result + (at * heads + key_head * served) * SIZE, 0, served * SIZE * sizeof(number));
                 continue;
             }
-            turned(token + (heads + key_head) * SIZE, key_norm, eps, cos + at * SIZE, sin + at * SIZE, vector);
+            turned(token + (heads + key_head) * SIZE, key_norm, key_eps, cos + at * SIZE, sin + at * SIZE, vector);
             for (int i = 0; i < SIZE; i++) own_keys[last * SIZE + i] = rounded(vector[i]);
             memcpy(own_values + last * SIZE, token + (heads + key_heads + key_head) * SIZE, SIZE * sizeof(number));
             for (int64_t head = key_head * served; head < (key_head + 1) * served; head++) {
-                turned(token + head * SIZE, query_norm, eps, cos + at * SIZE, sin + at * SIZE, vector);
+                turned(token + head * SIZE, query_norm, query_eps, cos + at * SIZE, sin + at * SIZE, vector);
                 for (int i = 0; i < SIZE; i++) vector[i] *= scale;
                 read_cache(vector, own_keys, own_values, own_keys + capacity * SIZE, first[row], last, scores,
                            result + (at * heads + head) * SIZE);

@@ -13,14 +13,17 @@ import os
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers.activations import SiLUActivation
+
+from pipeline.decoder_operations import Heads, Kept, Norm, Operations, Place
 
 SOURCE = Path(__file__).with_suffix(".c")
 # -ffast-math would switch off denormal numbers in the whole process; these are the parts of it that serve here.
@@ -33,109 +36,93 @@ DEFINED = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
 _POINTER, _LONG, _FLOAT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 
 
-class HeadNorms(NamedTuple):
-    """Weights of an RMSNorm of each query and each key before they are turned."""
+class Kernel(Operations):
+    """The compiled operations for one number format and one size of heads; tensors are on the CPU, without gaps.
 
-    query: Float[Tensor, " size"]
-    key: Float[Tensor, " size"]
-    eps: float
+    A tensor of another type, shape or layout than the kernel reads raises RuntimeError.
+    """
 
-
-class Kernel:
-    """The compiled functions for one number format and head size; their tensors are on the CPU, without gaps."""
+    reads_all = False
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype, size: int) -> None:
         self.dtype, self.size = dtype, size
         self._add_norm, self._gated, self._attend = library.add_norm, library.gated, library.attend
         self._add_norm.argtypes = [*[_POINTER] * 3, _FLOAT, _LONG, _LONG, _POINTER, _INT]
         self._gated.argtypes = [_POINTER, _LONG, _LONG, _POINTER, _INT]
-        self._attend.argtypes = [
-            *[_POINTER] * 6,
-            *[_LONG] * 6,
-            _FLOAT,
-            _POINTER,
-            _POINTER,
-            _FLOAT,
-            _POINTER,
-            _INT,
-        ]
+        norms = (_POINTER, _FLOAT) * 2
+        self._attend.argtypes = [*[_POINTER] * 6, *[_LONG] * 6, _FLOAT, *norms, _POINTER, _INT]
         self._add_norm.restype = self._gated.restype = None
         self._attend.restype = _INT
 
     def add_norm(
-        self,
-        stream: Float[Tensor, "rows width"],
-        added: Float[Tensor, "rows width"] | None,
-        weight: Float[Tensor, " width"],
-        eps: float,
-    ) -> Float[Tensor, "rows width"]:
-        """Add to the float32 stream in place; returns its RMSNorm in the kernel's format."""
-        rows, width = stream.shape
-        normed = torch.empty(rows, width, dtype=self.dtype)
+        self, stream: Float[Tensor, "*rows width"], added: Float[Tensor, "*rows width"] | None, norm: Norm
+    ) -> Float[Tensor, "*rows width"]:
+        """Add to the stream in place; returns its norm."""
+        width = stream.shape[-1]
+        normed = torch.empty(stream.shape, dtype=self.dtype)
         self._add_norm(
-            self._address(stream, (rows, width), torch.float32),
-            None if added is None else self._address(added, (rows, width)),
-            self._address(weight, (width,)),
-            eps,
-            rows,
+            self._address(stream, stream.shape, torch.float32),
+            None if added is None else self._address(added, stream.shape),
+            self._address(norm.weight, (width,)),
+            norm.eps,
+            stream.numel() // width,
             width,
             normed.data_ptr(),
             torch.get_num_threads(),
         )
         return normed
 
-    def gated(self, both: Float[Tensor, "rows double_width"]) -> Float[Tensor, "rows width"]:
-        """Compute `silu(gate) * up` of the two halves of each row."""
-        rows, width = both.shape[0], both.shape[1] // 2
-        result = torch.empty(rows, width, dtype=self.dtype)
-        address = self._address(both, (rows, 2 * width))
-        self._gated(address, rows, width, result.data_ptr(), torch.get_num_threads())
+    def gated(
+        self, both: Float[Tensor, "*rows twice_width"], activation: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "*rows width"]:
+        """Compute `activation(gate) * up` of the two halves of each row; only SiLU is compiled."""
+        if not isinstance(activation, nn.SiLU | SiLUActivation):
+            return super().gated(both, activation)
+        width = both.shape[-1] // 2
+        result = torch.empty(*both.shape[:-1], width, dtype=self.dtype)
+        address = self._address(both, (*both.shape[:-1], 2 * width))
+        self._gated(address, result.numel() // width, width, result.data_ptr(), torch.get_num_threads())
         return result
 
     def attend(
-        self,
-        projected: Float[Tensor, "rows count heads_and_twice_key_heads size"],
-        cos: Float[Tensor, "rows count size"],
-        sin: Float[Tensor, "rows count size"],
-        first: Int[Tensor, " rows"],
-        keys: Float[Tensor, "rows key_heads capacity size"],
-        values: Float[Tensor, "rows key_heads capacity size"],
-        length: int,
-        scale: float,
-        norms: HeadNorms | None,
-    ) -> Float[Tensor, "rows count heads size"]:
-        """Causal attention of new positions, whose keys and values join the cache at `length` in place.
+        self, projected: Float[Tensor, "batch count all_heads size"], heads: Heads, kept: Kept, place: Place
+    ) -> Float[Tensor, "batch count heads size"]:
+        """Causal attention of new positions, whose keys and values join the cache in place.
 
-        A row attends from its position `first` in the cache on; what comes before it results in zeros.
+        What comes before a row's first position results in zeros.
         """
-        rows, key_heads, capacity, size = keys.shape
-        count, heads = projected.shape[1], projected.shape[2] - 2 * key_heads
-        if not (size == self.size and 0 <= length <= capacity - count and heads % key_heads == 0):
-            raise RuntimeError(f"attention of heads of {size} at {length} of {capacity} has no kernel here")
-        result = torch.empty(rows, count, heads, size, dtype=self.dtype)
+        batch, count, all_heads, size = projected.shape
+        cache = (batch, heads.key_heads, place.capacity, self.size)
+        if all_heads != heads.heads + 2 * heads.key_heads or heads.heads % heads.key_heads:
+            raise RuntimeError(f"{all_heads} heads are not {heads.heads} and twice {heads.key_heads}")
+        if not 0 <= place.length <= place.end <= place.capacity:
+            raise RuntimeError(f"the cache ends at {place.capacity}, before position {place.end}")
+        result = torch.empty(batch, count, heads.heads, size, dtype=self.dtype)
         failed = self._attend(
-            self._address(projected, (rows, count, heads + 2 * key_heads, size)),
-            self._address(cos, (rows, count, size), torch.float32),
-            self._address(sin, (rows, count, size), torch.float32),
-            self._address(first, (rows,), torch.int64),
-            self._address(keys, keys.shape),
-            self._address(values, keys.shape),
-            rows,
+            self._address(projected, (*projected.shape[:3], self.size)),
+            self._address(place.cos, (batch, count, size), torch.float32),
+            self._address(place.sin, (batch, count, size), torch.float32),
+            self._address(place.first, (batch,), torch.int64),
+            self._address(kept.keys, cache),
+            self._address(kept.values, cache),
+            batch,
             count,
-            heads,
-            key_heads,
-            capacity,
-            length,
-            scale,
-            None if norms is None else self._address(norms.query, (size,)),
-            None if norms is None else self._address(norms.key, (size,)),
-            0.0 if norms is None else norms.eps,
+            heads.heads,
+            heads.key_heads,
+            place.capacity,
+            place.length,
+            heads.scale,
+            *self._head_norm(heads.query_norm),
+            *self._head_norm(heads.key_norm),
             result.data_ptr(),
             torch.get_num_threads(),
         )
         if failed:
-            raise MemoryError("no memory for attention scores")
+            raise MemoryError("no memory for the scores of attention")
         return result
+
+    def _head_norm(self, norm: Norm | None) -> tuple[int | None, float]:
+        return (None, 0.0) if norm is None else (self._address(norm.weight, (self.size,)), norm.eps)
 
     def _address(self, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> int:
         """Where a tensor lies, if it is what the kernel will read there."""

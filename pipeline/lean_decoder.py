@@ -17,35 +17,20 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import linear
 from transformers import PreTrainedModel
-from transformers.activations import SiLUActivation
 
-from pipeline.decoder_kernel import HeadNorms, Kernel, load
+from pipeline import decoder_kernel
+from pipeline.decoder_operations import Heads, Kept, Norm, Operations, Place
 
 BLOCK = 32  # positions that the cache grows by
 # The fused weights are copies, which would double the memory of a large model.
 MOST_PARAMETERS = 10**8
 # Largest distance of a trial's log-probabilities, nats: the order of sums differs (by 2e-6 where seen).
 TRIAL_BOUND = 1e-4
-# New positions that the kernel, which takes them one by one, attends from faster than `sdpa`.
-MOST_AT_ONCE = 256
 DTYPES = (torch.float32, torch.bfloat16)
 
 _QUALIFIES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
-
-
-@dataclass(frozen=True)
-class Norm:
-    """RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467) of a float32 stream, into the type of the weights."""
-
-    weight: Float[Tensor, " width"]
-    eps: float
-
-    def __call__(self, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
-        """Norm the last dimension."""
-        inverse = x.square().mean(dim=-1, keepdim=True).add_(self.eps).rsqrt_()
-        return (x * inverse).to(self.weight.dtype) * self.weight
 
 
 @dataclass
@@ -54,31 +39,12 @@ class Layer:
 
     before_attention: Norm
     query_key_value: tuple[Tensor, Tensor | None]
-    query_norm: Norm | None
-    key_norm: Norm | None
+    heads: Heads
     output: tuple[Tensor, Tensor | None]
     before_mlp: Norm
     gate_up: tuple[Tensor, Tensor | None]
     down: tuple[Tensor, Tensor | None]
     activation: Any
-    scale: float
-    heads: int
-    key_heads: int
-    size: int
-
-    @property
-    def head_norms(self) -> HeadNorms | None:
-        """The norms of queries and keys as the kernel takes them."""
-        query, key = self.query_norm, self.key_norm
-        return None if query is None or key is None else HeadNorms(query.weight, key.weight, query.eps)
-
-
-@dataclass
-class Kept:
-    """Keys and values of a layer so far, each (batch, key heads, capacity, size)."""
-
-    keys: Tensor
-    values: Tensor
 
 
 class LeanDecoder:
@@ -95,16 +61,10 @@ class LeanDecoder:
         self.embedding, self.head = trunk.embed_tokens.weight, model.lm_head
         self.norm, self.rotary = _norm(trunk.norm), trunk.rotary_emb
         self.layers: list[Layer] = like.layers if like else [_layer(layer) for layer in trunk.layers]
-        self.kernel = _kernel(model, self.layers)
+        self.operations = _operations(model, self.layers)
         self.first, self.length = (~mask).sum(dim=1), 0
-        # Without the kernel a step computes over all that is allocated.
-        capacity = mask.shape[1] + (num_steps if self.kernel else 0)
-        self.kept = [
-            Kept(
-                *(torch.zeros(len(mask), x.key_heads, capacity, x.size, dtype=model.dtype) for _ in range(2))
-            )
-            for x in self.layers
-        ]
+        self.capacity = mask.shape[1] + (0 if self.operations.reads_all else num_steps)
+        self.kept = [self._allocated(layer.heads, model.dtype) for layer in self.layers]
 
     def step(
         self, tokens: Int[Tensor, " batch"], positions: Int[Tensor, "batch 1"]
@@ -118,20 +78,19 @@ class LeanDecoder:
         """Logits after some more tokens of each row; `positions` are those of the rotary embedding."""
         count = tokens.shape[1]
         self._make_room(count)
-        x, added = self.embedding[tokens].float(), None
+        x, added, do = self.embedding[tokens].float(), None, self.operations
         cos, sin = (part.contiguous() for part in self.rotary(x, positions))
-        attend = self._attend_by_kernel if self.kernel and count <= MOST_AT_ONCE else self._attend
-        visible = self._visible(count)
+        place = Place(self.length, self.first, cos, sin, self.capacity)
         for layer, kept in zip(self.layers, self.kept, strict=True):
-            projected = linear(self._add_norm(x, added, layer.before_attention), *layer.query_key_value)
-            projected = projected.view(*tokens.shape, layer.heads + 2 * layer.key_heads, layer.size)
-            heads = attend(layer, kept, projected, cos, sin, visible).flatten(2)
+            projected = linear(do.add_norm(x, added, layer.before_attention), *layer.query_key_value)
+            projected = projected.unflatten(2, (-1, layer.heads.size))
+            read = do.attend(projected, layer.heads, kept, place).flatten(2)
             if layer is self.layers[-1]:  # the logits need no other position from here on
-                x, heads = x[:, -1:].contiguous(), heads[:, -1:].contiguous()
-            both = linear(self._add_norm(x, linear(heads, *layer.output), layer.before_mlp), *layer.gate_up)
-            added = linear(self._gated(layer, both), *layer.down)
+                x, read = x[:, -1:].contiguous(), read[:, -1:].contiguous()
+            both = linear(do.add_norm(x, linear(read, *layer.output), layer.before_mlp), *layer.gate_up)
+            added = linear(do.gated(both, layer.activation), *layer.down)
         self.length += count
-        logits: Tensor = self.head(self._add_norm(x, added, self.norm))[:, -1]
+        logits: Tensor = self.head(do.add_norm(x, added, self.norm))[:, -1]
         return logits
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
@@ -145,6 +104,7 @@ class LeanDecoder:
         unused = int(self.first.min())
         if unused:
             self.first, self.length = self.first - unused, self.length - unused
+            self.capacity -= unused
             for kept in self.kept:
                 kept.keys, kept.values = (x[:, :, unused:].contiguous() for x in (kept.keys, kept.values))
 
@@ -157,112 +117,35 @@ class LeanDecoder:
                 torch.cat([at_end(first, self.length, length), at_end(second, other.length, length)])
                 for first, second in ((mine.keys, its.keys), (mine.values, its.values))
             )
-        self.length = length
+        self.length = self.capacity = length
 
     @property
     def joins(self) -> bool:
         """Whether rows can join: always."""
         return True
 
-    def _add_norm(self, x: Tensor, added: Tensor | None, norm: Norm) -> Tensor:
-        """The norm of the stream, to which is added in place."""
-        if self.kernel:
-            flat = None if added is None else added.flatten(0, 1)
-            return self.kernel.add_norm(x.flatten(0, 1), flat, norm.weight, norm.eps).view_as(x)
-        return norm(x if added is None else x.add_(added))
-
-    def _gated(self, layer: Layer, both: Tensor) -> Tensor:
-        if self.kernel and isinstance(layer.activation, SiLUActivation | nn.SiLU):
-            return self.kernel.gated(both.flatten(0, 1)).unflatten(0, both.shape[:2])
-        gate, up = both.chunk(2, dim=-1)
-        product: Tensor = layer.activation(gate).mul_(up)
-        return product
-
-    def _attend_by_kernel(
-        self, layer: Layer, kept: Kept, projected: Tensor, cos: Tensor, sin: Tensor, visible: Tensor
-    ) -> Tensor:
-        assert self.kernel is not None
-        return self.kernel.attend(
-            projected,
-            cos,
-            sin,
-            self.first,
-            kept.keys,
-            kept.values,
-            self.length,
-            layer.scale,
-            layer.head_norms,
-        )
-
-    def _attend(
-        self, layer: Layer, kept: Kept, projected: Tensor, cos: Tensor, sin: Tensor, visible: Tensor
-    ) -> Tensor:
-        """What the heads read at the new positions, which join the cache: (batch, count, heads, size)."""
-        heads, key_heads = layer.heads, layer.key_heads
-        query, key, value = projected.split((heads, key_heads, key_heads), dim=2)
-        if layer.query_norm is not None and layer.key_norm is not None:
-            query, key = layer.query_norm(query.float()), layer.key_norm(key.float())
-            turned = torch.cat((query, key), dim=2)
-        else:
-            turned = projected[:, :, : heads + key_heads]
-        half = layer.size // 2
-        crossed = torch.cat((-turned[..., half:], turned[..., :half]), dim=-1)
-        query, key = (turned * cos[:, :, None] + crossed * sin[:, :, None]).split((heads, key_heads), dim=2)
-        end = self.length + projected.shape[1]
-        kept.keys[:, :, self.length : end] = key.transpose(1, 2)
-        kept.values[:, :, self.length : end] = value.transpose(1, 2)
-        query = query.to(kept.keys.dtype)
-        if projected.shape[1] == 1:
-            return _attend_once(query, kept, visible, layer.scale)
-        keys, values = kept.keys[:, :, :end], kept.values[:, :, :end]
-        return scaled_dot_product_attention(
-            query.transpose(1, 2), keys, values, visible, scale=layer.scale, enable_gqa=True
-        ).transpose(1, 2)
-
-    def _visible(self, count: int) -> Bool[Tensor, "batch 1 count positions"]:
-        """Which positions of the cache each new one attends to; a position of padding attends to itself.
-
-        A single new position is given all that is allocated, more of them what is filled then.
-        """
-        end = self.kept[0].keys.shape[2] if count == 1 else self.length + count
-        positions = torch.arange(end)
-        new = torch.arange(self.length, self.length + count)[:, None]
-        read = (positions >= self.first[:, None, None]) & (positions <= new) | (positions == new)
-        return read[:, None]
+    def _allocated(self, heads: Heads, dtype: torch.dtype) -> Kept:
+        shape = (len(self.first), heads.key_heads, self.capacity, heads.size)
+        allocate = torch.zeros if self.operations.reads_all else torch.empty
+        return Kept(allocate(shape, dtype=dtype), allocate(shape, dtype=dtype))
 
     def _make_room(self, count: int) -> None:
         """Make the cache larger by whole blocks, where the new positions need it."""
-        missing = self.length + count - self.kept[0].keys.shape[2]
+        missing = self.length + count - self.capacity
         if missing > 0:
             room = -(-missing // BLOCK) * BLOCK
+            self.capacity += room
             for kept in self.kept:
                 kept.keys, kept.values = (
                     nn.functional.pad(x, (0, 0, 0, room)) for x in (kept.keys, kept.values)
                 )
 
 
-def _attend_once(
-    query: Float[Tensor, "batch 1 heads size"],
-    kept: Kept,
-    visible: Bool[Tensor, "batch 1 1 capacity"],
-    scale: float,
-) -> Float[Tensor, "batch 1 heads size"]:
-    """Attention of one position as two products over all of the cache; `sdpa` is slow there."""
-    batch, key_heads, capacity, size = kept.keys.shape
-    keys, values = kept.keys.flatten(0, 1), kept.values.flatten(0, 1)
-    query = query.reshape(batch * key_heads, -1, size)
-    # The faster of two equal products: by rows of keys in bfloat16, by the query in float32.
-    by_rows = keys.dtype == torch.bfloat16
-    scores = (keys @ query.mT).mT if by_rows else query @ keys.mT
-    scores = scores.float().mul_(scale).view(batch, -1, capacity).masked_fill_(~visible[:, 0], -torch.inf)
-    weights = scores.softmax(dim=-1).to(values.dtype).view(len(keys), -1, capacity)
-    return (weights @ values).view(batch, 1, -1, size)
-
-
-def _kernel(model: Any, layers: list[Layer]) -> Kernel | None:
-    """The kernel for a model's format and head size, where all of its layers have the same."""
-    sizes = {layer.size for layer in layers}
-    return load(model.dtype, sizes.pop()) if len(sizes) == 1 else None
+def _operations(model: Any, layers: list[Layer]) -> Operations:
+    """The compiled operations for a model, where there are some and all of its heads have one size."""
+    sizes = {layer.heads.size for layer in layers}
+    kernel = decoder_kernel.load(model.dtype, sizes.pop()) if len(sizes) == 1 else None
+    return kernel or Operations()
 
 
 def at_end(
@@ -346,20 +229,23 @@ def _layer(layer: Any) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
     size = attention.head_dim
     query_norm, key_norm = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
+    heads = Heads(
+        heads=attention.q_proj.out_features // size,
+        key_heads=attention.k_proj.out_features // size,
+        size=size,
+        scale=attention.scaling,
+        query_norm=None if query_norm is None else _norm(query_norm),
+        key_norm=None if key_norm is None else _norm(key_norm),
+    )
     return Layer(
         before_attention=_norm(layer.input_layernorm),
         query_key_value=_joined(attention.q_proj, attention.k_proj, attention.v_proj),
-        query_norm=None if query_norm is None else _norm(query_norm),
-        key_norm=None if key_norm is None else _norm(key_norm),
+        heads=heads,
         output=(attention.o_proj.weight, attention.o_proj.bias),
         before_mlp=_norm(layer.post_attention_layernorm),
         gate_up=_joined(mlp.gate_proj, mlp.up_proj),
         down=(mlp.down_proj.weight, mlp.down_proj.bias),
         activation=mlp.act_fn,
-        scale=attention.scaling,
-        heads=attention.q_proj.out_features // size,
-        key_heads=attention.k_proj.out_features // size,
-        size=size,
     )
 
 

@@ -28,6 +28,8 @@ from pipeline import lean_decoder
 
 COMPACT_BELOW = 0.8  # copy the cache to its live rows once fewer than this share of the rows live
 GREEDY = 0.0
+SEARCHED = 64  # tokens of a block in which a draw is searched
+LARGEST_UNIFORM = 1 - 2**-22  # times a float32 sum it stays below the sum, whatever the rounding
 
 
 class Rollout(NamedTuple):
@@ -255,11 +257,35 @@ def draw(
     if temperature == GREEDY:
         tokens = logits.argmax(dim=-1)
         return tokens, torch.log_softmax(logits, dim=-1).gather(1, tokens[:, None]).squeeze(1)
-    logprobs = torch.log_softmax(_filtered(logits / temperature, top_k, top_p), dim=-1)
-    cumulative = logprobs.exp().cumsum(dim=-1)
-    target = uniform[:, None] * cumulative[:, -1:]
-    tokens = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
-    return tokens.squeeze(1), logprobs.gather(1, tokens).squeeze(1)
+    shares = torch.softmax(_filtered(logits / temperature, top_k, top_p), dim=-1)
+    tokens = _inverted(shares, uniform)
+    return tokens, shares.gather(1, tokens[:, None]).squeeze(1).log()
+
+
+def _inverted(
+    shares: Float[Tensor, "batch vocabulary"], uniform: Float[Tensor, " batch"]
+) -> Int[Tensor, " batch"]:
+    """Where the cumulative distribution passes `uniform`: the block first, then the place in it.
+
+    Two short cumulative sums in place of one along the vocabulary, which is slow.
+    """
+    missing = -shares.shape[-1] % SEARCHED
+    blocks = torch.nn.functional.pad(shares, (0, missing)) if missing else shares
+    blocks = blocks.view(len(shares), -1, SEARCHED)
+    block, inside = _passed(blocks.sum(dim=-1), uniform)
+    place, _ = _passed(blocks[torch.arange(len(blocks), device=blocks.device), block], inside)
+    return block * SEARCHED + place
+
+
+def _passed(
+    shares: Float[Tensor, "batch places"], uniform: Float[Tensor, " batch"]
+) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """The place whose share of the sum `uniform` falls into, never one without a share; and how far into it."""
+    cumulative = shares.cumsum(dim=-1)
+    target = uniform[:, None].clamp(max=LARGEST_UNIFORM) * cumulative[:, -1:]
+    place = torch.searchsorted(cumulative, target, right=True).clamp(max=shares.shape[-1] - 1)
+    share = shares.gather(1, place)
+    return place[:, 0], ((target - cumulative.gather(1, place) + share) / share)[:, 0].clamp(min=0)
 
 
 def _filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
