@@ -1,9 +1,9 @@
-// What a decoding step does between its matrix products, each in one pass over memory: residual sum and norm,
-// attention of new positions over the cache, gated activation, and the draw of a token.
+// What a decoder computes between its matrix products, each in one pass over memory: residual sum and norm,
+// gated activation, and attention of new positions over the cache.
 //
-// pipeline/decoder_kernel.py compiles this file for one head size (HEAD_SIZE, even) and one number format
-// (float32, or bfloat16 where BFLOAT16 is defined). Sums are in float32. All arrays are without gaps. A row is
-// computed by one thread alone, so results do not depend on the number of threads.
+// pipeline/decoder_kernel.py compiles this file for one head size (HEAD_SIZE, even) and one number format (float32,
+// or bfloat16 where BFLOAT16 is defined). Sums are in float32, and what is not a number stays so. All arrays are
+// without gaps. A row is computed by one thread alone, so results do not depend on the number of threads.
 
 #include <math.h>
 #include <omp.h>
@@ -50,13 +50,11 @@ static inline float first_of(const number *vector, int pair) { return vector[pai
 static inline float second_of(const number *vector, int pair) { return vector[pair + HALF]; }
 #endif
 
-// e^x for x up to 88, within 2 units in the last place: 2^n times a polynomial over |x - n ln 2| <= ln 2 / 2.
+// e^x for x up to 88, within 4 units in the last place: 2^n times a polynomial over |x - n ln 2| <= ln 2 / 2.
 static inline float exponential(float x) {
     x = x < -87.0f ? -87.0f : x;
-    float scaled = x * 1.44269504f;
-    int32_t n = (int32_t)(scaled + (scaled < 0 ? -0.5f : 0.5f));
-    float r = x - n * 0.693359375f;  // ln 2 in two parts, the first of which is exact in few bits
-    r -= n * -2.12194440e-4f;
+    int32_t n = (int32_t)(x * 1.44269504f + 200.5f) - 200;  // the nearest, as what is cut off is positive
+    float r = fmaf((float)n, -0.69314718f, x);              // rounded once: sums may be reordered elsewhere
     float p = 1.0f / 5040;
     p = p * r + 1.0f / 720;
     p = p * r + 1.0f / 120;

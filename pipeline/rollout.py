@@ -274,7 +274,7 @@ def _inverted(
     blocks = blocks.view(len(shares), -1, SEARCHED)
     block, inside = _passed(blocks.sum(dim=-1), uniform)
     place, _ = _passed(blocks[torch.arange(len(blocks), device=blocks.device), block], inside)
-    return block * SEARCHED + place
+    return (block * SEARCHED + place).clamp(max=shares.shape[-1] - 1)  # beyond it are no numbers alone
 
 
 def _passed(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline import lean_decoder
+from pipeline import decoder_kernel, lean_decoder
 from pipeline.rollout import sample
 from reward.role_adapters import POLICY, Trunk
 
@@ -29,8 +29,13 @@ def drawn(model, tokens=80, stop_ids=(2,)):
     return sample(model, PROMPTS, keys=range(4), max_new_tokens=tokens, stop_ids=stop_ids, pad_id=0)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("name", LEAN)
-def test_completions_and_logprobs_are_those_of_transformers_steps(tiny_model, name, monkeypatch):
+def test_completions_and_logprobs_are_those_of_transformers_steps(tiny_model, name, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(decoder_kernel, "load", lambda dtype, size: None)
+    elif decoder_kernel.load(torch.float32, 8) is None:
+        pytest.skip("no C compiler with OpenMP here, or PyTorch has threads of its own kind")
     model = tiny_model(name.split()[0], noise=0.1, **LEAN[name])
     assert lean_decoder.qualifies(model)
     # 80 tokens after a prompt of 7 make the cache grow three times; rows end at different places.
