@@ -11,12 +11,15 @@ from typing import Any
 
 from pipeline.progress import format_bytes
 
+EXAMINED_HEAD = 64  # numbers of a head; that the kernel compiles for one size says that it does for others
+
 
 def examine(runs_dir: Path) -> dict[str, Any]:
     """Python, processor, memory, disk, accelerators, the faster number format, libraries, data root."""
     import psutil
     import torch
 
+    from pipeline import decoder_kernel
     from pipeline.checkpoint import free_bytes
     from pipeline.precision import resolve_precision, tune_allocator
 
@@ -32,6 +35,11 @@ def examine(runs_dir: Path) -> dict[str, Any]:
         "precision": precision,
         **figures,
         "allocator_tuned": tune_allocator(),
+        "decoder_kernel": (
+            "compiled"
+            if decoder_kernel.load(torch.float32, EXAMINED_HEAD)
+            else "none: sampling on a CPU is slower without a C compiler with OpenMP"
+        ),
         "libraries": _libraries(),
         "problems": _problems(),
         "data_root": os.environ.get("FLEDGE_DATA"),

@@ -209,6 +209,7 @@ def test_doctor_examines_the_machine(fledge):
     found = json.loads(out)
     assert found["precision"] in ("float32", "bfloat16")
     assert (code == 0) == (found["problems"] == [])
+    assert found["decoder_kernel"].partition(":")[0] in ("compiled", "none")
 
 
 def test_a_plan_counts_what_stages_of_another_run_give(artificial_run, tmp_path, monkeypatch):
