@@ -30,7 +30,8 @@ static inline float load(number x) { return from_bits((uint32_t)x << 16); }
 static inline number rounded(float x) {  // to the nearest, ties to even
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
-    return (number)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    uint32_t nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return (number)(x != x ? 0x7fc0 : nearest);  // the sum could carry what is not a number into zero
 }
 
 static inline float first_of(const number *vector, int pair) {

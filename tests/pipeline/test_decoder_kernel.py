@@ -159,13 +159,17 @@ def test_results_do_not_depend_on_the_number_of_threads(dtype):
         assert all(torch.equal(mine, its) for mine, its in zip(found[0], other, strict=True))
 
 
-def test_what_is_not_a_number_stays_so():
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bits", [0x7FC00000, -1], ids=["usual", "all ones"])
+def test_what_is_not_a_number_stays_so(dtype, bits):
     # A model that has diverged must be seen by what watches the log-probabilities.
-    projected, heads, kept, place = a_case(torch.float32)
+    nothing = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
+    projected, heads, kept, place = a_case(dtype)
     projected[0, 0, 4] = torch.nan
-    assert kernel().attend(projected, heads, kept, place)[0].isnan().any()
-    assert kernel().gated(torch.full((1, 4), torch.nan), nn.SiLU()).isnan().all()
-    assert kernel().add_norm(torch.tensor([[1.0, torch.nan]]), None, Norm(torch.ones(2), 0.0)).isnan().all()
+    assert kernel(dtype).attend(projected, heads, kept, place)[0].isnan().any()
+    assert kernel(dtype).gated(torch.full((1, 4), torch.nan, dtype=dtype), nn.SiLU()).isnan().all()
+    stream = torch.cat([torch.ones(1), nothing]).view(1, 2)
+    assert kernel(dtype).add_norm(stream, None, Norm(torch.ones(2, dtype=dtype), 0.0)).isnan().all()
 
 
 def test_denormal_numbers_are_still_computed_with_once_it_is_loaded():
