@@ -90,15 +90,15 @@ class Kernel(Operations):
     ) -> Float[Tensor, "batch count heads size"]:
         """Causal attention of new positions, whose keys and values join the cache in place.
 
-        What comes before a row's first position results in zeros.
+        What comes before a row's first position results in zeros. Raises MemoryError without room for the scores.
         """
         batch, count, all_heads, size = projected.shape
-        cache = (batch, heads.key_heads, place.capacity, self.size)
-        if all_heads != heads.heads + 2 * heads.key_heads or heads.heads % heads.key_heads:
-            raise RuntimeError(f"{all_heads} heads are not {heads.heads} and twice {heads.key_heads}")
+        cache = (batch, heads.num_key_heads, place.capacity, self.size)
+        if all_heads != heads.num_heads + 2 * heads.num_key_heads or heads.num_heads % heads.num_key_heads:
+            raise RuntimeError(f"{all_heads} heads are not {heads.num_heads} and twice {heads.num_key_heads}")
         if not 0 <= place.length <= place.end <= place.capacity:
             raise RuntimeError(f"the cache ends at {place.capacity}, before position {place.end}")
-        result = torch.empty(batch, count, heads.heads, size, dtype=self.dtype)
+        result = torch.empty(batch, count, heads.num_heads, size, dtype=self.dtype)
         failed = self._attend(
             self._address(projected, (*projected.shape[:3], self.size)),
             self._address(place.cos, (batch, count, size), torch.float32),
@@ -108,8 +108,8 @@ class Kernel(Operations):
             self._address(kept.values, cache),
             batch,
             count,
-            heads.heads,
-            heads.key_heads,
+            heads.num_heads,
+            heads.num_key_heads,
             place.capacity,
             place.length,
             heads.scale,

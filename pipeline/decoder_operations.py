@@ -30,14 +30,14 @@ class Norm:
 
 @dataclass(frozen=True)
 class Heads:
-    """How a layer attends: `heads` queries over `key_heads` keys and values of `size` numbers.
+    """How a layer attends: so many heads of queries over so many of keys and values, of `size` numbers each.
 
     Each key serves as many heads in a row (Ainslie et al. 2023, arXiv 2305.13245). Queries and keys may be normed
     head by head before they are turned to their positions.
     """
 
-    heads: int
-    key_heads: int
+    num_heads: int
+    num_key_heads: int
     size: int
     scale: float
     query_norm: Norm | None
@@ -101,16 +101,18 @@ class Operations:
 
         `projected` holds the heads of queries, then of keys, then of values.
         """
-        query, key, value = projected.split((heads.heads, heads.key_heads, heads.key_heads), dim=2)
+        query, key, value = projected.split(
+            (heads.num_heads, heads.num_key_heads, heads.num_key_heads), dim=2
+        )
         if heads.query_norm is not None and heads.key_norm is not None:
             query, key = heads.query_norm(query.float()), heads.key_norm(key.float())
             plain = torch.cat((query, key), dim=2)
         else:
-            plain = projected[:, :, : heads.heads + heads.key_heads]
+            plain = projected[:, :, : heads.num_heads + heads.num_key_heads]
         half = heads.size // 2
         crossed = torch.cat((-plain[..., half:], plain[..., :half]), dim=-1)
         turned = plain * place.cos[:, :, None] + crossed * place.sin[:, :, None]
-        query, key = turned.split((heads.heads, heads.key_heads), dim=2)
+        query, key = turned.split((heads.num_heads, heads.num_key_heads), dim=2)
         kept.keys[:, :, place.length : place.end] = key.transpose(1, 2)
         kept.values[:, :, place.length : place.end] = value.transpose(1, 2)
         query = query.to(kept.keys.dtype)

@@ -63,8 +63,13 @@ class LeanDecoder:
         self.layers: list[Layer] = like.layers if like else [_layer(layer) for layer in trunk.layers]
         self.operations = _operations(model, self.layers)
         self.first, self.length = (~mask).sum(dim=1), 0
-        self.capacity = mask.shape[1] + (0 if self.operations.reads_all else num_steps)
-        self.kept = [self._allocated(layer.heads, model.dtype) for layer in self.layers]
+        capacity = mask.shape[1] + (0 if self.operations.reads_all else num_steps)
+        self.kept = [self._allocated(layer.heads, capacity, model.dtype) for layer in self.layers]
+
+    @property
+    def capacity(self) -> int:
+        """Positions that the cache has room for."""
+        return self.kept[0].keys.shape[2]
 
     def step(
         self, tokens: Int[Tensor, " batch"], positions: Int[Tensor, "batch 1"]
@@ -104,7 +109,6 @@ class LeanDecoder:
         unused = int(self.first.min())
         if unused:
             self.first, self.length = self.first - unused, self.length - unused
-            self.capacity -= unused
             for kept in self.kept:
                 kept.keys, kept.values = (x[:, :, unused:].contiguous() for x in (kept.keys, kept.values))
 
@@ -117,15 +121,15 @@ class LeanDecoder:
                 torch.cat([at_end(first, self.length, length), at_end(second, other.length, length)])
                 for first, second in ((mine.keys, its.keys), (mine.values, its.values))
             )
-        self.length = self.capacity = length
+        self.length = length
 
     @property
     def joins(self) -> bool:
         """Whether rows can join: always."""
         return True
 
-    def _allocated(self, heads: Heads, dtype: torch.dtype) -> Kept:
-        shape = (len(self.first), heads.key_heads, self.capacity, heads.size)
+    def _allocated(self, heads: Heads, capacity: int, dtype: torch.dtype) -> Kept:
+        shape = (len(self.first), heads.num_key_heads, capacity, heads.size)
         allocate = torch.zeros if self.operations.reads_all else torch.empty
         return Kept(allocate(shape, dtype=dtype), allocate(shape, dtype=dtype))
 
@@ -134,7 +138,6 @@ class LeanDecoder:
         missing = self.length + count - self.capacity
         if missing > 0:
             room = -(-missing // BLOCK) * BLOCK
-            self.capacity += room
             for kept in self.kept:
                 kept.keys, kept.values = (
                     nn.functional.pad(x, (0, 0, 0, room)) for x in (kept.keys, kept.values)
@@ -230,8 +233,8 @@ def _layer(layer: Any) -> Layer:
     size = attention.head_dim
     query_norm, key_norm = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
     heads = Heads(
-        heads=attention.q_proj.out_features // size,
-        key_heads=attention.k_proj.out_features // size,
+        num_heads=attention.q_proj.out_features // size,
+        num_key_heads=attention.k_proj.out_features // size,
         size=size,
         scale=attention.scaling,
         query_norm=None if query_norm is None else _norm(query_norm),

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import decoder_kernel, lean_decoder
+from pipeline import decoder_kernel
 from pipeline.decoder_operations import Heads, Kept, Norm, Operations, Place
+from pipeline.rollout import sample
 
 # Rounding of one result: float32 sums of some hundred terms; half of bfloat16's last place, 2^-9 of the number,
 # which keys and values in the cache pass through as well.
@@ -21,6 +22,14 @@ def kernel(dtype=torch.float32, size=8):
     if found is None:
         pytest.skip("no C compiler with OpenMP here, or PyTorch has threads of its own kind")
     return found
+
+
+@pytest.fixture
+def load():
+    """Loads anew, and leaves nothing behind."""
+    decoder_kernel.load.cache_clear()
+    yield decoder_kernel.load
+    decoder_kernel.load.cache_clear()
 
 
 def numbers(*shape, dtype=torch.float32, seed=0, scale=1.0):
@@ -63,9 +72,9 @@ def test_an_activation_that_is_not_compiled_is_computed_by_pytorch():
 def attention_by_definition(projected, heads, place, past):
     """Softmax over all positions of the row up to the new one, term by term."""
     batch, count = projected.shape[:2]
-    half, served = heads.size // 2, heads.heads // heads.key_heads
+    half, served = heads.size // 2, heads.num_heads // heads.num_key_heads
     keys, values = (x.double().clone() for x in (past.keys, past.values))
-    result = torch.zeros(batch, count, heads.heads, heads.size, dtype=torch.float64)
+    result = torch.zeros(batch, count, heads.num_heads, heads.size, dtype=torch.float64)
 
     def turned(x, norm, cos, sin):
         x = x.double() if norm is None else normed(x, norm)
@@ -76,11 +85,13 @@ def attention_by_definition(projected, heads, place, past):
             at, angle = place.length + n, (place.cos[row, n], place.sin[row, n])
             if at < place.first[row]:
                 continue
-            for head in range(heads.key_heads):
-                key = projected[row, n, heads.heads + head]
+            for head in range(heads.num_key_heads):
+                key = projected[row, n, heads.num_heads + head]
                 keys[row, head, at] = turned(key, heads.key_norm, *angle)
-                values[row, head, at] = projected[row, n, heads.heads + heads.key_heads + head].double()
-            for head in range(heads.heads):
+                values[row, head, at] = projected[
+                    row, n, heads.num_heads + heads.num_key_heads + head
+                ].double()
+            for head in range(heads.num_heads):
                 query = turned(projected[row, n, head], heads.query_norm, *angle)
                 seen = slice(int(place.first[row]), at + 1)
                 weights = (heads.scale * keys[row, head // served, seen] @ query).softmax(0)
@@ -178,10 +189,7 @@ def test_denormal_numbers_are_still_computed_with_once_it_is_loaded():
     assert (smallest / 2).item() == 2.0**-127
 
 
-@pytest.mark.parametrize(
-    "change",
-    ["type", "shape", "gaps", "room"],
-)
+@pytest.mark.parametrize("change", ["type", "shape", "gaps", "room"])
 def test_tensors_that_it_would_misread_are_refused(change):
     projected, heads, kept, place = a_case(torch.float32)
     if change == "type":
@@ -198,24 +206,20 @@ def test_tensors_that_it_would_misread_are_refused(change):
 
 @pytest.mark.parametrize("command", ["false", "no-such-compiler", "true"])
 def test_without_a_compiler_there_is_no_kernel_and_models_are_sampled_all_the_same(
-    command, monkeypatch, tiny_model
+    command, monkeypatch, load, tiny_model
 ):
     monkeypatch.setenv("CC", command)
-    decoder_kernel.load.cache_clear()
-    try:
-        assert decoder_kernel.load(torch.float32, 8) is None
-        assert lean_decoder.qualifies(tiny_model("llama", noise=0.1))
-    finally:
-        decoder_kernel.load.cache_clear()
+    assert load(torch.float32, 8) is None
+    drawn = sample(
+        tiny_model("llama", noise=0.1), [[1, 5]], keys=[0], max_new_tokens=3, stop_ids=(), pad_id=0
+    )
+    assert drawn.logprobs.shape == (1, 3)
+    assert drawn.logprobs.isfinite().all()
 
 
-def test_beside_another_runtime_of_threads_there_is_no_kernel(monkeypatch):
+def test_beside_another_runtime_of_threads_there_is_no_kernel(monkeypatch, load):
     monkeypatch.setattr(decoder_kernel, "_shares_threads", lambda: False)
-    decoder_kernel.load.cache_clear()
-    try:
-        assert decoder_kernel.load(torch.float32, 8) is None
-    finally:
-        decoder_kernel.load.cache_clear()
+    assert load(torch.float32, 8) is None
 
 
 def test_formats_and_heads_that_it_is_not_written_for_have_none():
