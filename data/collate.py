@@ -34,13 +34,12 @@ def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> Padded:
 
 
 def _pad(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> Padded:
-    longest = max((len(row) for row in rows), default=0)
-    tokens = torch.full((len(rows), longest), pad_id, dtype=torch.int64)
-    mask = torch.zeros((len(rows), longest), dtype=torch.bool)
-    for place, row in enumerate(rows):
-        span = slice(longest - len(row), longest) if left else slice(0, len(row))
-        tokens[place, span] = torch.as_tensor(row, dtype=torch.int64)
-        mask[place, span] = True
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)[:, None]
+    longest = int(lengths.max()) if len(rows) else 0
+    places = torch.arange(longest)
+    mask = places >= longest - lengths if left else places < lengths
+    tokens = torch.full(mask.shape, pad_id, dtype=torch.int64)
+    tokens[mask] = torch.tensor([token for row in rows for token in row], dtype=torch.int64)
     return Padded(tokens, mask)
 
 

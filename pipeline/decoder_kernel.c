@@ -1,5 +1,5 @@
 // What a decoder computes between its matrix products, each in one pass over memory: residual sum and norm,
-// gated activation, and attention of new positions over the cache.
+// gated activation, attention of new positions over the cache, and the draw of a token.
 //
 // pipeline/decoder_kernel.py compiles this file for one head size (HEAD_SIZE, even) and one number format (float32,
 // or bfloat16 where BFLOAT16 is defined). Sums are in float32, and what is not a number stays so. All arrays are
@@ -186,5 +186,54 @@ int attend(const number *projected, const float *cos, const float *sin, const in
         }
     }
     free(all_scores);
+    return 0;
+}
+
+enum { BLOCK = 64 };  // tokens of which the draw knows the sum
+
+// The token at which the cumulative distribution of each row passes `uniform`, in [0, 1), and its log-probability
+// under softmax(logits * inverse_temperature). Returns 0, or 1 without memory.
+int draw(const number *logits, const float *uniform, int64_t rows, int64_t vocabulary, float inverse_temperature,
+         int64_t *tokens, float *logprobs, int threads) {
+    const int64_t num_blocks = (vocabulary + BLOCK - 1) / BLOCK, room = num_blocks * (BLOCK + 1);
+    float *all_shares = calloc(threads * room, sizeof(float));
+    if (!all_shares) return 1;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        const number *scores = logits + row * vocabulary;
+        float *shares = all_shares + omp_get_thread_num() * room, *sums = shares + num_blocks * BLOCK;
+        float largest = -INFINITY, total = 0, passed = 0;
+        for (int64_t i = 0; i < vocabulary; i++) {
+            float x = load(scores[i]);
+            largest = x > largest ? x : largest;
+        }
+        for (int64_t i = 0; i < vocabulary; i++) {
+            float x = (load(scores[i]) - largest) * inverse_temperature;
+            shares[i] = x < -87.0f ? 0.0f : exponential(x);
+        }
+        for (int64_t block = 0; block < num_blocks; block++) {
+            float sum = 0;
+            for (int i = 0; i < BLOCK; i++) sum += shares[block * BLOCK + i];
+            sums[block] = sum;
+        }
+        for (int64_t block = 0; block < num_blocks; block++) total += sums[block];
+        const float target = uniform[row] * total;
+        int64_t block = 0, token = 0;
+        for (int64_t other = 0; other < num_blocks; other++) {  // the last one with a share, if roundings want more
+            if (!(sums[other] > 0)) continue;
+            block = other;
+            if (passed + sums[other] > target) break;
+            passed += sums[other];
+        }
+        for (int64_t i = block * BLOCK; i < (block + 1) * BLOCK; i++) {
+            if (!(shares[i] > 0)) continue;
+            token = i;
+            passed += shares[i];
+            if (passed > target) break;
+        }
+        tokens[row] = token;
+        logprobs[row] = (load(scores[token]) - largest) * inverse_temperature - logf(total);
+    }
+    free(all_shares);
     return 0;
 }

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.activations import SiLUActivation
 
@@ -48,12 +48,14 @@ class Kernel(Operations):
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype, size: int) -> None:
         self.dtype, self.size = dtype, size
         self._add_norm, self._gated, self._attend = library.add_norm, library.gated, library.attend
+        self._draw = library.draw
         self._add_norm.argtypes = [*[_POINTER] * 3, _FLOAT, _LONG, _LONG, _POINTER, _INT]
         self._gated.argtypes = [_POINTER, _LONG, _LONG, _POINTER, _INT]
         norms = (_POINTER, _FLOAT) * 2
         self._attend.argtypes = [*[_POINTER] * 6, *[_LONG] * 6, _FLOAT, *norms, _POINTER, _INT]
+        self._draw.argtypes = [_POINTER, _POINTER, _LONG, _LONG, _FLOAT, _POINTER, _POINTER, _INT]
         self._add_norm.restype = self._gated.restype = None
-        self._attend.restype = _INT
+        self._attend.restype = self._draw.restype = _INT
 
     def add_norm(
         self, stream: Float[Tensor, "*rows width"], added: Float[Tensor, "*rows width"] | None, norm: Norm
@@ -121,6 +123,31 @@ class Kernel(Operations):
         if failed:
             raise MemoryError("no memory for the scores of attention")
         return result
+
+    def draw(
+        self, logits: Float[Tensor, "batch vocabulary"], uniform: Float[Tensor, " batch"], temperature: float
+    ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """Draw a token of each row where its cumulative distribution passes `uniform`, with its log-probability.
+
+        Logits in another format than the kernel's are drawn from by PyTorch. Raises MemoryError without room.
+        """
+        if logits.dtype != self.dtype:
+            return super().draw(logits, uniform, temperature)
+        batch, vocabulary = logits.shape
+        tokens, logprobs = torch.empty(batch, dtype=torch.int64), torch.empty(batch)
+        failed = self._draw(
+            self._address(logits, logits.shape),
+            self._address(uniform, (batch,), torch.float32),
+            batch,
+            vocabulary,
+            1 / temperature,
+            tokens.data_ptr(),
+            logprobs.data_ptr(),
+            torch.get_num_threads(),
+        )
+        if failed:
+            raise MemoryError("no memory for the shares of a draw")
+        return tokens, logprobs
 
     def _head_norm(self, norm: Norm | None) -> tuple[int | None, float]:
         return (None, 0.0) if norm is None else (self._address(norm.weight, (self.size,)), norm.eps)

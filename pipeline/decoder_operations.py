@@ -76,6 +76,10 @@ class Place:
         return read[:, None]
 
 
+SEARCHED = 64  # tokens of a block in which a draw is searched
+LARGEST_UNIFORM = 1 - 2**-22  # times a float32 sum it stays below the sum, whatever the rounding
+
+
 class Operations:
     """The operations of `LeanDecoder`; those of a stream of the batch are in float32."""
 
@@ -124,6 +128,17 @@ class Operations:
             query.transpose(1, 2), keys, values, visible, scale=heads.scale, enable_gqa=True
         ).transpose(1, 2)
 
+    def draw(
+        self, logits: Float[Tensor, "batch vocabulary"], uniform: Float[Tensor, " batch"], temperature: float
+    ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """Draw a token of each row where its cumulative distribution passes `uniform`, with its log-probability.
+
+        A token without a share is never drawn. Without any number among its logits a row has no log-probability.
+        """
+        shares = torch.softmax(logits.float() / temperature, dim=-1)
+        tokens = _inverted(shares, uniform)
+        return tokens, shares.gather(1, tokens[:, None]).squeeze(1).log()
+
 
 def _attend_once(
     query: Float[Tensor, "batch 1 heads size"], kept: Kept, place: Place, scale: float
@@ -138,3 +153,29 @@ def _attend_once(
     scores = scores.float().mul_(scale).view(batch, -1, capacity)
     weights = scores.masked_fill_(~place.visible[:, 0], -torch.inf).softmax(dim=-1).to(values.dtype)
     return (weights.view(len(keys), -1, capacity) @ values).view(batch, 1, -1, size)
+
+
+def _inverted(
+    shares: Float[Tensor, "batch vocabulary"], uniform: Float[Tensor, " batch"]
+) -> Int[Tensor, " batch"]:
+    """Where the cumulative distribution passes `uniform`: the block first, then the place in it.
+
+    Two short cumulative sums in place of one along the vocabulary, which is slow.
+    """
+    missing = -shares.shape[-1] % SEARCHED
+    blocks = torch.nn.functional.pad(shares, (0, missing)) if missing else shares
+    blocks = blocks.view(len(shares), -1, SEARCHED)
+    block, inside = _passed(blocks.sum(dim=-1), uniform)
+    place, _ = _passed(blocks[torch.arange(len(blocks), device=blocks.device), block], inside)
+    return (block * SEARCHED + place).clamp(max=shares.shape[-1] - 1)  # beyond it are no numbers alone
+
+
+def _passed(
+    shares: Float[Tensor, "batch places"], uniform: Float[Tensor, " batch"]
+) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """The place whose share of the sum `uniform` falls into, never one without a share; and how far into it."""
+    cumulative = shares.cumsum(dim=-1)
+    target = uniform[:, None].clamp(max=LARGEST_UNIFORM) * cumulative[:, -1:]
+    place = torch.searchsorted(cumulative, target, right=True).clamp(max=shares.shape[-1] - 1)
+    share = shares.gather(1, place)
+    return place[:, 0], ((target - cumulative.gather(1, place) + share) / share)[:, 0].clamp(min=0)

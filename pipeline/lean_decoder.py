@@ -2,9 +2,10 @@
 
 transformers' own step is made of some fifty small operations a layer, and of attention whose key-value cache has
 gaps that matrix products in bfloat16 must copy away. Here the projections of queries, keys and values are one
-product, as are gate and up projection; the cache has no gaps; the residual stream is in float32, as in training
-under autocast; and what lies between the products is done by `pipeline/decoder_kernel.c` where it can be
-compiled. A model qualifies by its parts, and by a trial on which both forms must agree.
+product, as are gate and up projection; weights are laid out for the products once; the cache has no gaps; the
+residual stream is in float32, as in training under autocast; and what lies between the products is done by
+`pipeline/decoder_kernel.c` where it can be compiled. A model qualifies by its parts, and by a trial on which
+both forms must agree.
 """
 
 from __future__ import annotations
@@ -17,17 +18,19 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import embedding
 from transformers import PreTrainedModel
 
 from pipeline import decoder_kernel
 from pipeline.decoder_operations import Heads, Kept, Norm, Operations, Place
+from pipeline.packed_linear import PackedLinear
 
 BLOCK = 32  # positions that the cache grows by
 # The fused weights are copies, which would double the memory of a large model.
 MOST_PARAMETERS = 10**8
 # Largest distance of a trial's log-probabilities, nats: the order of sums differs (by 2e-6 where seen).
 TRIAL_BOUND = 1e-4
+CHANGING_TURNS = ("dynamic", "longrope")  # rotary embeddings that turn a position otherwise in a longer text
 DTYPES = (torch.float32, torch.bfloat16)
 
 _QUALIFIES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
@@ -38,12 +41,12 @@ class Layer:
     """One decoder layer with fused weights."""
 
     before_attention: Norm
-    query_key_value: tuple[Tensor, Tensor | None]
+    query_key_value: PackedLinear
     heads: Heads
-    output: tuple[Tensor, Tensor | None]
+    output: PackedLinear
     before_mlp: Norm
-    gate_up: tuple[Tensor, Tensor | None]
-    down: tuple[Tensor, Tensor | None]
+    gate_up: PackedLinear
+    down: PackedLinear
     activation: Any
 
 
@@ -58,9 +61,11 @@ class LeanDecoder:
         There is room for the prompts and `num_steps` tokens; for more it is made as they come.
         """
         trunk = model.model
-        self.embedding, self.head = trunk.embed_tokens.weight, model.lm_head
-        self.norm, self.rotary = _norm(trunk.norm), trunk.rotary_emb
+        self.embedding, self.rotary = trunk.embed_tokens.weight, trunk.rotary_emb
+        self.norm = _norm(trunk.norm)
         self.layers: list[Layer] = like.layers if like else [_layer(layer) for layer in trunk.layers]
+        self.head: PackedLinear = like.head if like else _packed(model.lm_head)
+        self.turns: tuple[Tensor, Tensor] | None = None
         self.operations = _operations(model, self.layers)
         self.first, self.length = (~mask).sum(dim=1), 0
         capacity = mask.shape[1] + (0 if self.operations.reads_all else num_steps)
@@ -83,17 +88,17 @@ class LeanDecoder:
         """Logits after some more tokens of each row; `positions` are those of the rotary embedding."""
         count = tokens.shape[1]
         self._make_room(count)
-        x, added, do = self.embedding[tokens].float(), None, self.operations
-        cos, sin = (part.contiguous() for part in self.rotary(x, positions))
+        x, added, do = embedding(tokens, self.embedding).float(), None, self.operations
+        cos, sin = (embedding(positions, table) for table in self._turns())
         place = Place(self.length, self.first, cos, sin, self.capacity)
         for layer, kept in zip(self.layers, self.kept, strict=True):
-            projected = linear(do.add_norm(x, added, layer.before_attention), *layer.query_key_value)
+            projected = layer.query_key_value(do.add_norm(x, added, layer.before_attention))
             projected = projected.unflatten(2, (-1, layer.heads.size))
             read = do.attend(projected, layer.heads, kept, place).flatten(2)
             if layer is self.layers[-1]:  # the logits need no other position from here on
                 x, read = x[:, -1:].contiguous(), read[:, -1:].contiguous()
-            both = linear(do.add_norm(x, linear(read, *layer.output), layer.before_mlp), *layer.gate_up)
-            added = linear(do.gated(both, layer.activation), *layer.down)
+            both = layer.gate_up(do.add_norm(x, layer.output(read), layer.before_mlp))
+            added = layer.down(do.gated(both, layer.activation))
         self.length += count
         logits: Tensor = self.head(do.add_norm(x, added, self.norm))[:, -1]
         return logits
@@ -132,6 +137,14 @@ class LeanDecoder:
         shape = (len(self.first), heads.num_key_heads, capacity, heads.size)
         allocate = torch.zeros if self.operations.reads_all else torch.empty
         return Kept(allocate(shape, dtype=dtype), allocate(shape, dtype=dtype))
+
+    def _turns(self) -> tuple[Float[Tensor, "positions size"], Float[Tensor, "positions size"]]:
+        """Cosines and sines of the rotary embedding at all positions that the cache has room for."""
+        if self.turns is None or len(self.turns[0]) < self.capacity:
+            positions = torch.arange(self.capacity)[None]
+            cos, sin = self.rotary(self.embedding[:1].float(), positions)
+            self.turns = cos[0].contiguous(), sin[0].contiguous()
+        return self.turns
 
     def _make_room(self, count: int) -> None:
         """Make the cache larger by whole blocks, where the new positions need it."""
@@ -184,6 +197,7 @@ def _is_llama_type(model: Any) -> bool:
         and model.num_parameters() <= MOST_PARAMETERS
         and type(trunk.embed_tokens) is nn.Embedding
         and type(model.lm_head) is nn.Linear
+        and getattr(trunk.rotary_emb, "rope_type", "default") not in CHANGING_TURNS
         and all(kind == "full_attention" for kind in kinds)
         and getattr(config, "sliding_window", None) is None
         and all(_is_llama_layer(layer) for layer in trunk.layers)
@@ -242,12 +256,12 @@ def _layer(layer: Any) -> Layer:
     )
     return Layer(
         before_attention=_norm(layer.input_layernorm),
-        query_key_value=_joined(attention.q_proj, attention.k_proj, attention.v_proj),
+        query_key_value=_packed(attention.q_proj, attention.k_proj, attention.v_proj),
         heads=heads,
-        output=(attention.o_proj.weight, attention.o_proj.bias),
+        output=_packed(attention.o_proj),
         before_mlp=_norm(layer.post_attention_layernorm),
-        gate_up=_joined(mlp.gate_proj, mlp.up_proj),
-        down=(mlp.down_proj.weight, mlp.down_proj.bias),
+        gate_up=_packed(mlp.gate_proj, mlp.up_proj),
+        down=_packed(mlp.down_proj),
         activation=mlp.act_fn,
     )
 
@@ -256,8 +270,9 @@ def _norm(module: Any) -> Norm:
     return Norm(module.weight, module.variance_epsilon)
 
 
-def _joined(*linears: Any) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of one linear map in place of several of the same input."""
-    weight, biases = torch.cat([part.weight.data for part in linears]), [part.bias for part in linears]
+def _packed(*linears: Any) -> PackedLinear:
+    """One linear map in place of several of the same input."""
+    biases = [part.bias for part in linears]
     # Where some have a bias and some not, `cat` raises TypeError, and the trial fails.
-    return weight, None if all(bias is None for bias in biases) else torch.cat(biases)
+    bias = None if all(bias is None for bias in biases) else torch.cat(biases)
+    return PackedLinear(torch.cat([part.weight.data for part in linears]), bias)

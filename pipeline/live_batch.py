@@ -96,6 +96,7 @@ class _Rows:
                 temperature=how.temperature,
                 top_k=how.top_k,
                 top_p=how.top_p,
+                operations=self.decoder.operations,
             )
             drawn.update(zip(places, zip(tokens.tolist(), logprobs.tolist(), strict=True), strict=True))
         self.logits = None

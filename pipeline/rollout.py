@@ -25,11 +25,11 @@ from transformers.cache_utils import DynamicLayer
 from data.collate import pad_left
 from data.randomness import uniforms
 from pipeline import lean_decoder
+from pipeline.decoder_operations import Operations
 
 COMPACT_BELOW = 0.8  # copy the cache to its live rows once fewer than this share of the rows live
 GREEDY = 0.0
-SEARCHED = 64  # tokens of a block in which a draw is searched
-LARGEST_UNIFORM = 1 - 2**-22  # times a float32 sum it stays below the sum, whatever the rounding
+PLAIN = Operations()
 
 
 class Rollout(NamedTuple):
@@ -136,7 +136,12 @@ def decode(
         steps, logits, positions = begin(model, prompts, pad_id=pad_id, num_steps=max_new_tokens - 1)
         for position in range(max_new_tokens):
             drawn, logprob = draw(
-                logits, draws[rows, position], temperature=temperature, top_k=top_k, top_p=top_p
+                logits,
+                draws[rows, position],
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                operations=steps.operations,
             )
             stopped = torch.isin(drawn, stops)
             kept = alive.nonzero().squeeze(1)
@@ -189,6 +194,10 @@ def begin(
 class Decoder(Protocol):
     """Goes on from a cache that holds the prompts, token by token."""
 
+    @property
+    def operations(self) -> Operations:
+        """What draws from its logits."""
+
     def step(
         self, tokens: Int[Tensor, " batch"], positions: Int[Tensor, "batch 1"]
     ) -> Float[Tensor, "batch vocabulary"]:
@@ -210,6 +219,8 @@ class Decoder(Protocol):
 
 class _Decoder:
     """Steps by transformers itself, for any architecture."""
+
+    operations = PLAIN
 
     def __init__(self, model: PreTrainedModel, cache: Cache, mask: Tensor) -> None:
         self.model, self.cache, self.mask = model, cache, mask
@@ -248,44 +259,20 @@ def draw(
     temperature: float,
     top_k: int = 0,
     top_p: float = 1.0,
+    operations: Operations = PLAIN,
 ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
     """Draw a token from each row by inverting its cumulative distribution at `uniform` in [0, 1).
 
     Returns the tokens and their log-probabilities in nats. Temperature 0 takes the most likely token.
+    `operations` are those of the decoder that the logits are from.
     """
-    logits = logits.float()
     if temperature == GREEDY:
+        logits = logits.float()
         tokens = logits.argmax(dim=-1)
         return tokens, torch.log_softmax(logits, dim=-1).gather(1, tokens[:, None]).squeeze(1)
-    shares = torch.softmax(_filtered(logits / temperature, top_k, top_p), dim=-1)
-    tokens = _inverted(shares, uniform)
-    return tokens, shares.gather(1, tokens[:, None]).squeeze(1).log()
-
-
-def _inverted(
-    shares: Float[Tensor, "batch vocabulary"], uniform: Float[Tensor, " batch"]
-) -> Int[Tensor, " batch"]:
-    """Where the cumulative distribution passes `uniform`: the block first, then the place in it.
-
-    Two short cumulative sums in place of one along the vocabulary, which is slow.
-    """
-    missing = -shares.shape[-1] % SEARCHED
-    blocks = torch.nn.functional.pad(shares, (0, missing)) if missing else shares
-    blocks = blocks.view(len(shares), -1, SEARCHED)
-    block, inside = _passed(blocks.sum(dim=-1), uniform)
-    place, _ = _passed(blocks[torch.arange(len(blocks), device=blocks.device), block], inside)
-    return (block * SEARCHED + place).clamp(max=shares.shape[-1] - 1)  # beyond it are no numbers alone
-
-
-def _passed(
-    shares: Float[Tensor, "batch places"], uniform: Float[Tensor, " batch"]
-) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """The place whose share of the sum `uniform` falls into, never one without a share; and how far into it."""
-    cumulative = shares.cumsum(dim=-1)
-    target = uniform[:, None].clamp(max=LARGEST_UNIFORM) * cumulative[:, -1:]
-    place = torch.searchsorted(cumulative, target, right=True).clamp(max=shares.shape[-1] - 1)
-    share = shares.gather(1, place)
-    return place[:, 0], ((target - cumulative.gather(1, place) + share) / share)[:, 0].clamp(min=0)
+    if 0 < top_k < logits.shape[-1] or top_p < 1.0:
+        logits, temperature = _filtered(logits.float() / temperature, top_k, top_p), 1.0
+    return operations.draw(logits, uniform, temperature)
 
 
 def _filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
