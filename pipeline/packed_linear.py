@@ -16,7 +16,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 class PackedLinear:
-    """`x @ weight.T + bias` of tensors on the CPU, without gradients; the weights are a copy."""
+    """`x @ weight.T + bias` of tensors on the CPU, without gradients."""
 
     def __init__(
         self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 from data.chat import encode_documents
 from data.collate import pack
 from data.rows import Item, TextRow, read_jsonl
-from pipeline import adapted, critic
+from pipeline import adapted, critic, lean_decoder
 from pipeline.actor_critic import ActorCritic
 from pipeline.checkpoint import load_state, save_state
 from pipeline.episodes import Rewards, load_rewards, read_prompts
@@ -82,6 +82,7 @@ def make_learner(config: Config, run: StageRun) -> Learner:
         InputError: the reward model is of another tokenizer, or no prompt fits the model's context.
     """
     policy = LanguageModel.load(run.inputs["policy"], device=run.device)
+    steps_leanly = lean_decoder.qualifies(policy.model)
     trunk = _trunk(config, run, policy) if config.value_model == "adapters" else None
     if trunk is None:
         reference = LanguageModel.load(run.inputs["policy"], device=run.device).model.requires_grad_(False)
@@ -93,8 +94,9 @@ def make_learner(config: Config, run: StageRun) -> Learner:
     prompts = read_prompts(config, run, policy)
     sampler = policy.model
     rounded = run.precision == "bfloat16"
-    # A copy samples: rounded, or with the adapter merged; not both, as the sum rounds to other weights.
-    if rounded != (trunk is not None):
+    # A copy samples: rounded, or with the adapter merged; both only where its steps are the faster for it, as the
+    # sum rounds to other weights than those of the learner.
+    if rounded != (trunk is not None) or (rounded and steps_leanly):
         dtype = torch.bfloat16 if rounded else torch.float32
         sampler = LanguageModel.load(run.inputs["policy"], dtype=dtype, device=run.device).model
     return Learner(

@@ -131,9 +131,8 @@ def make_learner(layout: str, steps: int, precision: str, folder: Path):
         reference, critic = Role(trunk, None), Role(trunk, VALUE)
     both = ActorCritic(model, critic)
     make_lean(both, reference)
-    sampler = model
-    if (precision == "bfloat16") != (trunk is not None):
-        sampler = policy().to(getattr(torch, precision))
+    copied = precision == "bfloat16" or trunk is not None
+    sampler = policy().to(getattr(torch, precision)) if copied else model
     return ppo_learner.Learner(
         config=config,
         run=StageRun("ppo", folder, precision=precision),

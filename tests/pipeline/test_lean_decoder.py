@@ -14,6 +14,9 @@ LEAN = {
     "qwen3": {"num_key_value_heads": 2, "head_dim": 16},
     "mistral": {"num_key_value_heads": 2, "sliding_window": None},
     "smollm3": {"num_key_value_heads": 2},
+    "llama with scaled positions": {
+        "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}
+    },
 }
 OTHERS = {
     "gpt2": {},
@@ -21,6 +24,7 @@ OTHERS = {
     "granite": {"residual_multiplier": 0.3},
     "mistral": {"num_key_value_heads": 2, "sliding_window": 4},
     "smollm3": {"num_hidden_layers": 4},  # its fourth layer does not rotate
+    "llama": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
 }
 PROMPTS = [[1, 5, 9], [1, 7, 3, 4, 8, 11, 6], [1, 4], [1, 9, 9, 9, 2]]
 

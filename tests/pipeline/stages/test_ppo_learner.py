@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from pipeline import ppo, ppo_learner
+from pipeline import lean_decoder, ppo, ppo_learner
 from pipeline.run import StageRun
 from pipeline.stages.ppo import Config
 from reward.model import RewardModel
-from reward.role_adapters import REWARD, Trunk
+from reward.role_adapters import POLICY, REWARD, Trunk
 
 SETTINGS = {"num_episodes": 8, "batch_size": 8, "max_new_tokens": 6, "unended_score": None, "gate_prompts": 0}
 TOKENS = torch.tensor([[5, 7, 11, 13, 17]])
@@ -80,3 +80,21 @@ def test_the_other_layouts_have_no_transformer_of_their_own(make_run, value_mode
     assert (learner.trunk is not None) == (value_model == "adapters")
     assert not isinstance(learner.model.value_model, torch.nn.Module)
     ppo.update(learner, 0, ppo.experience(learner, 0))
+
+
+def test_a_rounded_copy_with_the_adapter_merged_samples_where_its_steps_are_the_faster_for_it(
+    make_run, monkeypatch
+):
+    config = Config(**SETTINGS, value_model="adapters")
+    run = make_run("whole")
+    run.precision = "bfloat16"
+    learner = ppo_learner.make_learner(config, run)
+    assert learner.sampler is not learner.model.policy
+    assert learner.sampler.dtype == torch.bfloat16
+    shift(learner.trunk.parameters(POLICY).values(), seed=3)
+    measured = ppo.experience(learner, 0).measured
+    assert measured["kl"] > 0.1  # nats: the adapter has moved the policy
+    assert measured["sampling_gap"] > 0  # rounded
+    monkeypatch.setattr(lean_decoder, "qualifies", lambda model: False)
+    learner = ppo_learner.make_learner(config, run)
+    assert learner.sampler is learner.model.policy
