@@ -128,7 +128,7 @@ DETAILS = (
         9,
         (),
         ZIEGLER,
-        "pipeline/test_rollout.py::test_draws_follow_the_softmax",
+        "pipeline/test_draw.py::test_draws_follow_the_softmax",
     ),
     Detail(
         "old log-probabilities come from the passes that learn; log-softmax in float32",
