@@ -82,7 +82,8 @@ def make_learner(config: Config, run: StageRun) -> Learner:
         InputError: the reward model is of another tokenizer, or no prompt fits the model's context.
     """
     policy = LanguageModel.load(run.inputs["policy"], device=run.device)
-    steps_leanly = lean_decoder.qualifies(policy.model)
+    rounded = run.precision == "bfloat16"
+    rounds_for_speed = rounded and lean_decoder.qualifies(policy.model)  # asked before it carries adapters
     trunk = _trunk(config, run, policy) if config.value_model == "adapters" else None
     if trunk is None:
         reference = LanguageModel.load(run.inputs["policy"], device=run.device).model.requires_grad_(False)
@@ -93,10 +94,9 @@ def make_learner(config: Config, run: StageRun) -> Learner:
     make_lean(model, reference)
     prompts = read_prompts(config, run, policy)
     sampler = policy.model
-    rounded = run.precision == "bfloat16"
     # A copy samples: rounded, or with the adapter merged; both only where its steps are the faster for it, as the
     # sum rounds to other weights than those of the learner.
-    if rounded != (trunk is not None) or (rounded and steps_leanly):
+    if rounded != (trunk is not None) or rounds_for_speed:
         dtype = torch.bfloat16 if rounded else torch.float32
         sampler = LanguageModel.load(run.inputs["policy"], dtype=dtype, device=run.device).model
     return Learner(

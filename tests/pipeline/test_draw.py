@@ -42,6 +42,7 @@ def test_a_draw_is_where_the_cumulative_distribution_passes_the_uniform_number(o
     uniform = torch.rand(500, generator=generator)
     tokens, logprobs = draw(logits, uniform, temperature=0.7, operations=operations(dtype))
     exact = (logits.double() / 0.7).log_softmax(-1)
+    # Of log-probabilities down to -30, whose last place in float32 is 2e-6.
     torch.testing.assert_close(logprobs.double(), exact.gather(1, tokens[:, None])[:, 0], atol=1e-5, rtol=0)
     after = exact.exp().cumsum(-1).gather(1, tokens[:, None])[:, 0]
     before = after - exact.exp().gather(1, tokens[:, None])[:, 0]
