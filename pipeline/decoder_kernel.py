@@ -1,9 +1,9 @@
 """The kernel of `pipeline/decoder_kernel.c`, compiled where it first serves for that machine and model.
 
 What lies between a decoding step's matrix products is bound by memory and by the number of calls; one pass over
-memory each makes sampling about twice as fast. It takes a C compiler with OpenMP (`cc`, or what CC names) and half
-a second a process; without one, or beside another runtime of threads than PyTorch's, there is no kernel, and the
-same is computed by PyTorch. CC=false switches it off.
+memory each makes sampling about twice as fast. It takes a C compiler with OpenMP (`cc`, or what CC names) and
+half a second a process; without one, or beside another runtime of threads than PyTorch's, there is no kernel, and
+the same is computed by PyTorch. CC=false switches it off.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Kernel(Operations):
     def draw(
         self, logits: Float[Tensor, "batch vocabulary"], uniform: Float[Tensor, " batch"], temperature: float
     ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """Draw a token of each row where its cumulative distribution passes `uniform`, with its log-probability.
+        """Draw a token of each row where its cumulative distribution passes `uniform`, with its log-probability, nats.
 
         Logits in another format than the kernel's are drawn from by PyTorch. Raises MemoryError without room.
         """

@@ -1,8 +1,8 @@
 """A linear map with its weights laid out once as the products of oneDNN read them.
 
-PyTorch's own `linear` lays them out anew at every call in bfloat16, which takes a third of a product of 64 rows and
-a sixth of one of 256; in float32 it takes another library's product, 0.4 times as fast on some processors (an AMD
-EPYC). The ops are those that TorchInductor freezes models with.
+PyTorch's own `linear` lays them out anew at every call in bfloat16, which takes a third of a product of 64 rows
+and a sixth of one of 256; in float32 it takes another library's product, 0.4 times as fast on some processors (an
+AMD EPYC). The ops are those that TorchInductor freezes models with.
 """
 
 from __future__ import annotations
