@@ -127,7 +127,7 @@ class Kernel(Operations):
     def draw(
         self, logits: Float[Tensor, "batch vocabulary"], uniform: Float[Tensor, " batch"], temperature: float
     ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """Draw a token of each row where its cumulative distribution passes `uniform`, with its log-probability, nats.
+        """Draw a token a row where its cumulative distribution passes `uniform`, with its log-probability (nats).
 
         Logits in another format than the kernel's are drawn from by PyTorch. Raises MemoryError without room.
         """

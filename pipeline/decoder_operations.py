@@ -131,7 +131,7 @@ class Operations:
     def draw(
         self, logits: Float[Tensor, "batch vocabulary"], uniform: Float[Tensor, " batch"], temperature: float
     ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """Draw a token of each row where its cumulative distribution passes `uniform`, with its log-probability, nats.
+        """Draw a token a row where its cumulative distribution passes `uniform`, with its log-probability (nats).
 
         A token without a share is never drawn. Without any number among its logits a row has no log-probability.
         """
