@@ -266,6 +266,12 @@ def _win_rate(run: RunData, bar: Bar) -> Cause:
     most = 1 - (rate.n - decided.n) / rate.n / 2
     if bar.figure == name and most < bar.bound:
         return Cause(TIES, (f"{shares}: with so many ties no more than {most:.3f} can be won",))
+    if bar.figure == name:
+        needed = (bar.bound - (1 - most)) / (decided.n / rate.n)
+        shares += (
+            f": with these ties no more than {most:.3f} can be won, and the target takes {needed:.3f} of those "
+            "that differ"
+        )
     lost = _losses(run, *name.removeprefix("win_rate/").split("_over_"))
     return Cause(bar.stage, (shares, *lost))
 
@@ -277,16 +283,18 @@ def _shares(rate: Figure, decided: Figure) -> str:
 
 
 def _losses(run: RunData, ours: str, theirs: str) -> list[str]:
-    """The tasks with most answers of lower gold."""
+    """The tasks with most answers of lower gold, and how many of these answers abstain."""
     scores = {
         stage: {row.id: row for row in run.evaluation.records if (row.evaluation, row.stage) == asked}
         for stage, asked in ((stage, ("gold", stage)) for stage in (ours, theirs))
     }
     shared = [(row, scores[theirs][name]) for name, row in scores[ours].items() if name in scores[theirs]]
-    lost = Counter(row.group for row, other in shared if row.score < other.score)
-    asked = Counter(row.group for row, _ in shared)
+    lower = [row for row, other in shared if row.score < other.score]
+    lost, asked = Counter(row.group for row in lower), Counter(row.group for row, _ in shared)
     worst = ", ".join(f"{task} {num} of {asked[task]}" for task, num in lost.most_common(NUM_WORST))
-    return [f"most lost in {worst}".replace("_", " ")] if worst else []
+    abstained = sum(row.outcome == "abstain" for row in lower)
+    told = [f"most lost in {worst}".replace("_", " ")] if worst else []
+    return [*told, *([f"on {abstained} of the {len(lower)} {ours} abstains"] if abstained else [])]
 
 
 def _accuracy(run: RunData) -> Cause:

@@ -1,5 +1,7 @@
 """Causes of unmet targets: each rule on a run written by hand, and that the evidence is what was measured."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.records import Figure, Record
@@ -344,6 +346,20 @@ def test_losses_are_named_by_task():
         found = why(run, WIN + ending)
         assert found.limit == "ppo"
         assert "facts 5 of 10, stories 1 of 10" in " ".join(found.evidence)
+        assert "abstains" not in " ".join(found.evidence)
+    assert "no more than 0.875 can be won" in why(run, WIN + "ties half").evidence[0]
+    assert "takes 0.660 of those that differ" in why(run, WIN + "ties half").evidence[0]
+
+
+def test_what_is_lost_by_abstaining_is_counted():
+    records = [*won("sft", [1] * 4), *won("ppo", [0] * 3 + [1])]
+    records[4:6] = [replace(row, outcome="abstain") for row in records[4:6]]
+    changes = {
+        ("win_rate/ppo_over_sft", "ppo"): figure("win_rate/ppo_over_sft", "ppo", 0.6, n=100),
+        ("win_rate/ppo_over_sft/decided", "ppo"): figure("win_rate/ppo_over_sft/decided", "ppo", 0.7, n=75),
+    }
+    found = why(a_run(changes, records=records), WIN + "ties half")
+    assert "on 2 of the 3 ppo abstains" in " ".join(found.evidence)
 
 
 def test_a_win_rate_whose_interval_alone_misses_is_a_matter_of_the_test_size():
