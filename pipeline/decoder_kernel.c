@@ -203,6 +203,7 @@ int draw(const number *logits, const float *uniform, int64_t rows, int64_t vocab
         const number *scores = logits + row * vocabulary;
         float *shares = all_shares + omp_get_thread_num() * room, *sums = shares + num_blocks * BLOCK;
         float largest = -INFINITY, total = 0, passed = 0;
+#pragma omp simd reduction(max : largest)  // one maximum alone waits for itself at every number
         for (int64_t i = 0; i < vocabulary; i++) {
             float x = load(scores[i]);
             largest = x > largest ? x : largest;
