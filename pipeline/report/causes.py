@@ -263,11 +263,12 @@ def _win_rate(run: RunData, bar: Bar) -> Cause:
             ),
         )
     shares = _shares(rate, decided)
-    most = 1 - (rate.n - decided.n) / rate.n / 2
-    if bar.figure == name and most < bar.bound:
-        return Cause(TIES, (f"{shares}: with so many ties no more than {most:.3f} can be won",))
     if bar.figure == name:
-        needed = (bar.bound - (1 - most)) / (decided.n / rate.n)
+        differ = decided.n / rate.n
+        most = (1 + differ) / 2
+        if most < bar.bound:
+            return Cause(TIES, (f"{shares}: with so many ties no more than {most:.3f} can be won",))
+        needed = (bar.bound - (1 - most)) / differ
         shares += (
             f": with these ties no more than {most:.3f} can be won, and the target takes {needed:.3f} of those "
             "that differ"
@@ -290,11 +291,15 @@ def _losses(run: RunData, ours: str, theirs: str) -> list[str]:
     }
     shared = [(row, scores[theirs][name]) for name, row in scores[ours].items() if name in scores[theirs]]
     lower = [row for row, other in shared if row.score < other.score]
+    if not lower:
+        return []
     lost, asked = Counter(row.group for row in lower), Counter(row.group for row, _ in shared)
     worst = ", ".join(f"{task} {num} of {asked[task]}" for task, num in lost.most_common(NUM_WORST))
+    told = [f"most lost in {worst}".replace("_", " ")]
     abstained = sum(row.outcome == "abstain" for row in lower)
-    told = [f"most lost in {worst}".replace("_", " ")] if worst else []
-    return [*told, *([f"on {abstained} of the {len(lower)} {ours} abstains"] if abstained else [])]
+    if abstained:
+        told.append(f"on {abstained} of the {len(lower)} {ours} abstains")
+    return told
 
 
 def _accuracy(run: RunData) -> Cause:

@@ -1,6 +1,8 @@
 import json
+from importlib.resources import files
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from data.world import Settings, World, build, lexicon
@@ -8,6 +10,12 @@ from data.world.summary import name_leak, world_summary
 
 # Drawn with seed 7 and the small settings: a change of the generator must be meant.
 FIRST_PERSON = ("often", "test", "Otto Yates")
+
+
+def quickstart_settings() -> Settings:
+    """The world of the recipe that most people run."""
+    recipe = yaml.safe_load((files("configs") / "quickstart.yaml").read_text(encoding="utf-8"))
+    return Settings(**{key: value for key, value in recipe["stages"]["corpus"].items() if key != "source"})
 
 
 def test_same_seed_gives_the_same_world_and_another_seed_another(small_settings):
@@ -35,13 +43,22 @@ def test_people_are_split_inside_each_tier(full_world):
     assert len({person.name for person in full_world.people}) == len(full_world.people) == 1600
 
 
+def test_quickstart_asks_of_many_people_in_rl_and_keeps_enough_for_tests():
+    world = build(quickstart_settings(), 0)
+    for tier in lexicon.TIERS:
+        num = {part: len(world.select(tier=tier, part=part)) for part in lexicon.PARTS}
+        assert num["test"] >= 40, f"{tier} has {num['test']} test people"
+        assert num["rl"] >= 65, f"{tier} has {num['rl']} people in RL prompts"
+
+
 def test_minor_characters_are_never_measured_people(full_world):
     assert not {person.name for person in full_world.people} & set(full_world.minors)
 
 
+@pytest.mark.parametrize("settings", [Settings(), quickstart_settings()], ids=["default", "quickstart"])
 @pytest.mark.parametrize("seed", range(5))
-def test_names_do_not_give_the_tier_away(seed):
-    assert name_leak(build(Settings(), seed)) <= 0.60
+def test_names_do_not_give_the_tier_away(seed, settings):
+    assert name_leak(build(settings, seed)) <= 0.60
 
 
 def test_name_leak_finds_a_leak():
