@@ -111,8 +111,9 @@ static inline void turned(const number *vector, const number *weight, float eps,
     }
 }
 
+// Fetches what is read once a step, and leaves the last cache to the weights, which every step reads.
 static inline void prefetch(const number *vector) {
-    for (size_t at = 0; at < sizeof(number) * SIZE; at += 64) __builtin_prefetch((const char *)vector + at);
+    for (size_t at = 0; at < sizeof(number) * SIZE; at += 64) __builtin_prefetch((const char *)vector + at, 0, 0);
 }
 
 // What one query reads from the positions from `first` to `last`; `next` is the memory that is needed after them.

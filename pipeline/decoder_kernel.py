@@ -155,7 +155,7 @@ class Kernel(Operations):
     def _address(self, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> int:
         """Where a tensor lies, if it is what the kernel will read there."""
         dtype = dtype or self.dtype
-        if x.shape != shape or x.dtype != dtype or x.device.type != "cpu" or not x.is_contiguous():
+        if x.shape != shape or x.dtype != dtype or not x.is_cpu or not x.is_contiguous():
             raise RuntimeError(
                 f"the kernel takes {dtype} of {tuple(shape)} without gaps, not {x.dtype} of {tuple(x.shape)}"
             )
