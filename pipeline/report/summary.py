@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 NUM_PROMPTS = 4
 MAX_CHARACTERS = 300  # of an answer; the report has all of it
+NARROWEST = 15  # characters of a column in which sentences can be read
 # Rows of the short table, those that exist.
 SHORT = (
     "gold/mean",
@@ -147,18 +148,35 @@ def _print_hanging(line: str, console: Console) -> None:
 
 
 def _print_prompts(chain: RunData, console: Console) -> None:
+    """Print what each model answered: in columns, or where they would be narrow, each answer with who gave it."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="the same prompts, answered side by side", title_justify="left", show_lines=True)
+    title, prompts = "the same prompts, answered side by side", verdicts.transcripts(chain, NUM_PROMPTS)
+    if console.width < NARROWEST * (1 + len(chain.model_names)):
+        console.print(title, style="italic", highlight=False)
+        for row in prompts:
+            console.print(Text(printable(row["prompt"])), style="bold")
+            for text, names in _by_answer(row["answers"]).items():
+                _print_hanging(f"{', '.join(names)}: {printable(text)}", console)
+        return
+    table = Table(title=title, title_justify="left", show_lines=True)
     table.add_column("prompt", ratio=3)
     for stage in chain.model_names:
         table.add_column(stage, ratio=4)
-    for row in verdicts.transcripts(chain, NUM_PROMPTS):
+    for row in prompts:
         said = {stage: record.completion for stage, record, _ in row["answers"]}
         texts = [row["prompt"], *(said.get(stage, "") for stage in chain.model_names)]
         table.add_row(*(Text(printable(text)) for text in texts))
     console.print(table)
+
+
+def _by_answer(answers: list) -> dict[str, list[str]]:
+    """Who gave each answer, in the order in which they first came."""
+    found: dict[str, list[str]] = {}
+    for stage, record, _ in answers:
+        found.setdefault(record.completion, []).append(stage)
+    return found
 
 
 def printable(text: str) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -247,6 +248,17 @@ def test_the_words_follow_the_comparisons(chain):
     assert any(text.startswith("improved: ") for text in step.sentences())
     gold = next(row for row in step.comparisons if row.name == "gold/mean")
     assert step.word == gold.verdict
+
+
+def test_an_interval_without_0_that_is_no_evidence_says_why(chain):
+    step = verdicts.stage_verdicts(chain)[-1]
+    gold = next(row for row in step.comparisons if row.name == "gold/mean")
+    doubtful = replace(gold, value=0.03, low=0.01, high=0.05, holm_p=0.0543, verdict="no evidence")
+    wide, improved = replace(doubtful, low=-0.01), replace(gold, holm_p=0.001, verdict="improved")
+    said = replace(step, comparisons=[doubtful]).sentences()
+    assert said == ["no evidence of a change: gold reward (+0.030, +0.010 to +0.050; corrected p 0.054)"]
+    for other in (wide, improved):
+        assert "corrected" not in replace(step, comparisons=[other]).sentences()[0]
 
 
 def test_a_run_without_headline_figures_is_corrected_over_all_whole_figures(artificial_run, tmp_path):
