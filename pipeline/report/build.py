@@ -197,6 +197,7 @@ def render(
     environment.filters["signed"] = lambda value: ("+" if value > 0 else "") + number(value)
     environment.filters["slug"] = lambda word: word.replace(" ", "-")
     environment.filters["words"] = verdicts.words
+    environment.filters["doubt"] = verdicts.doubt
     environment.globals["prototype"] = prototype
     environment.filters["items"] = tables.items_in_words
     environment.filters["above"] = tables.above

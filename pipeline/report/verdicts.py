@@ -168,12 +168,11 @@ def word_of(family: list[Comparison]) -> str:
 
 def _listed(rows: Sequence[Comparison]) -> str:
     return ", ".join(
-        f"{words(row.name)} ({row.value:+.3f}, {row.low:+.3f} to {row.high:+.3f}{_doubt(row)})"
-        for row in rows
+        f"{words(row.name)} ({row.value:+.3f}, {row.low:+.3f} to {row.high:+.3f}{doubt(row)})" for row in rows
     )
 
 
-def _doubt(row: Comparison) -> str:
+def doubt(row: Comparison) -> str:
     """What leaves a difference without evidence although its interval excludes 0: many were looked at."""
     excludes = row.low > 0 or row.high < 0
     return f"; corrected p {row.holm_p:.2g}" if row.verdict == NO_EVIDENCE and excludes else ""

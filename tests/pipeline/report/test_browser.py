@@ -111,6 +111,24 @@ def test_the_verdict_and_the_stage_table_stand_on_the_first_screen(opened):
     assert page.locator(".verdict").first.bounding_box()["y"] < table["y"]
 
 
+def test_seven_models_fit_beside_each_other(opened, artificial_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(artificial_run, folder)
+    path = folder / "stages" / "evaluate" / "figures.json"
+    results = json.loads(path.read_text())
+    for name in ("dpo", "rloo", "grpo", "ppo_gold"):
+        results["models"] += [row | {"name": name} for row in results["models"] if row["name"] == "ppo"]
+        for part, key in (("figures", "stage"), ("comparisons", "after")):
+            results[part] += [row | {key: name} for row in results[part] if row[key] == "ppo"]
+    write_json(path, results)
+    page, _, said = opened("light", rebuild([folder])[0])
+    table = page.locator(".wide").first
+    assert table.locator("th").all_inner_texts()[1:8] == [row["name"] for row in results["models"]]
+    assert table.locator(".tag").count() >= 5 * 4
+    assert table.evaluate("part => part.scrollWidth <= part.clientWidth")
+    assert said == []
+
+
 def test_in_print_short_parts_are_open_and_no_table_is_cut(opened):
     page, _, _ = opened("light")
     page.emulate_media(media="print")
