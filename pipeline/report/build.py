@@ -198,6 +198,7 @@ def render(
     environment.filters["slug"] = lambda word: word.replace(" ", "-")
     environment.filters["words"] = verdicts.words
     environment.filters["doubt"] = verdicts.doubt
+    environment.filters["by_answer"] = verdicts.by_answer
     environment.globals["prototype"] = prototype
     environment.filters["items"] = tables.items_in_words
     environment.filters["above"] = tables.above

@@ -157,8 +157,8 @@ def _print_prompts(chain: RunData, console: Console) -> None:
         console.print(title, style="italic", highlight=False)
         for row in prompts:
             console.print(Text(printable(row["prompt"])), style="bold")
-            for text, names in _by_answer(row["answers"]).items():
-                _print_hanging(f"{', '.join(names)}: {printable(text)}", console)
+            for names, record, _ in verdicts.by_answer(row["answers"]):
+                _print_hanging(f"{names}: {printable(record.completion)}", console)
         return
     table = Table(title=title, title_justify="left", show_lines=True)
     table.add_column("prompt", ratio=3)
@@ -169,14 +169,6 @@ def _print_prompts(chain: RunData, console: Console) -> None:
         texts = [row["prompt"], *(said.get(stage, "") for stage in chain.model_names)]
         table.add_row(*(Text(printable(text)) for text in texts))
     console.print(table)
-
-
-def _by_answer(answers: list) -> dict[str, list[str]]:
-    """Who gave each answer, in the order in which they first came."""
-    found: dict[str, list[str]] = {}
-    for stage, record, _ in answers:
-        found.setdefault(record.completion, []).append(stage)
-    return found
 
 
 def printable(text: str) -> str:

@@ -61,6 +61,9 @@ CHOSEN = {
 }
 
 
+Answer = tuple[str, Record, Record | None]  # who gave it, its record, and gold's
+
+
 @dataclass(frozen=True)
 class StageVerdict:
     """One step between two models: the word for it, and the comparisons behind it."""
@@ -330,3 +333,13 @@ def transcripts(run: RunData, limit: int = NUM_TRANSCRIPTS) -> list[dict[str, An
         }
         for name in chosen[:limit]
     ]
+
+
+def by_answer(answers: Sequence[Answer]) -> list[Answer]:
+    """Answers that read alike and were judged alike once, under the names of all who gave them."""
+    found: dict[Any, Answer] = {}
+    for name, record, judged in answers:
+        said = (record.completion.strip(), judged and (judged.score, judged.outcome))
+        names = f"{found[said][0]}, {name}" if said in found else name
+        found[said] = (names, record, judged)
+    return list(found.values())
