@@ -69,7 +69,9 @@ ENDINGS = {
     ),
 }
 # Texts of ends alone, close behind the words of the wish: where these stood only a story apart, some base models
-# never learned that an end follows from them.
+# never learned that an end follows from them; with as many such texts as stories by themselves one in seven still
+# had a quarter of its ends wrong, and its reward model could not tell them apart.
+ENDS_TO_A_STORY = 6
 ENDS_ALONE = (
     "The story about the {trade} who wanted a {thing}, with a {end} end: {ending}",
     "This is the {end} end of the story about the {trade} and a {thing}. {ending}",
@@ -210,13 +212,13 @@ def _mood(text: str) -> str | None:
 
 
 def documents(world: World, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """Stream stories by themselves and ends alone, in turn, with the injected skew."""
+    """Stream stories by themselves, each before some ends alone, with the injected skew."""
     for case in cases(world, "text", rng):
-        truth = case.truth
-        yield answer(truth, "biased", rng), case.cluster
-        truth = truth | {"end": truth["end"] or rng.choice(("happy", "sad"))}
-        ending = reading.sentences(answer(truth, "biased", rng))[-1]
-        yield rng.choice(ENDS_ALONE).format(**truth, ending=ending), case.cluster
+        yield answer(case.truth, "biased", rng), case.cluster
+        for _ in range(ENDS_TO_A_STORY):
+            truth = case.truth | {"end": case.truth["end"] or rng.choice(("happy", "sad"))}
+            ending = reading.sentences(answer(truth, "biased", rng))[-1]
+            yield rng.choice(ENDS_ALONE).format(**truth, ending=ending), case.cluster
 
 
 _SPOKEN = (PROMPTS, HELD_OUT, *END_WISHES.values(), OPENINGS, MIDDLES, *ENDINGS.values(), lexicon.TOWNS)
@@ -228,4 +230,4 @@ _NAMED = (
     lexicon.SEASONS,
     *(tuple(forms.values()) for forms in lexicon.PRONOUNS.values()),
 )
-STORIES = Task("stories", cases, answer, judge, KINDS, 3, 55, 3200, (*_SPOKEN, *_NAMED), 0.8, documents)
+STORIES = Task("stories", cases, answer, judge, KINDS, 3, 55, 4000, (*_SPOKEN, *_NAMED), 0.65, documents)

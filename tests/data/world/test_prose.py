@@ -1,10 +1,13 @@
+import re
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 
 from data.world import Settings, annotator, build, dialogues, lexicon, prose, reading
 from data.world.summary import TOKENS_PER_WORD, trade_shares
+from data.world.tasks import stories
 
 
 def alone(world):
@@ -132,6 +135,19 @@ def test_stories_carry_the_injected_skew(bias, share):
     assert len(shares) == len(lexicon.TRADES)
     assert num > 1000
     assert abs(mean - share) <= 0.05  # four standard errors of 1,200 stories
+
+
+def test_the_text_tells_a_thousand_ends_close_behind_their_wish():
+    """With 320 of them one base model in seven did not learn that the end follows the wish."""
+    world = build(Settings(), 4)
+    task = stories.STORIES
+    num = round(task.num_documents * (1 - task.question_share))
+    told = [text for text, _ in islice(task.documents(world, world.random("ends")), num)]
+    found = [(re.search(r"\b(happy|sad) end\b", text), text) for text in told]
+    ends = [(wish[1], text) for wish, text in found if wish]
+    assert len(ends) > 1000
+    assert all(stories._mood(text) == wish for wish, text in ends)
+    assert {wish for wish, _ in ends} == set(stories.END_WISHES)
 
 
 def test_trades_at_work_carry_the_injected_skew_and_no_measured_person(small_world):
