@@ -95,7 +95,8 @@ def _learned(run: RunData, name: str, kind: str, needed: float) -> Cause:
         return Cause(REWARD_MODEL, (f"{told}, not shown to be above chance", steps))
     if found.high < needed:
         return Cause(REWARD_MODEL, (f"{told}; the target needs {needed:.3f}", steps))
-    return Cause(main, (f"{told} by the reward model, which {main} did not follow", steps, *_left(stage)))
+    said = f"{told} by the reward model, of the annotator's answers; of {main}'s own it is not measured"
+    return Cause(main, (said, steps, *_left(stage)))
 
 
 def _knowledge(run: RunData) -> list[str]:
