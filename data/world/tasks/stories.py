@@ -69,7 +69,7 @@ ENDINGS = {
     ),
 }
 # Texts of ends alone, close behind the words of the wish: where these stood only a story apart, some base models
-# never learned that an end follows from them; with as many such texts as stories by themselves one in seven still
+# never learned that an end follows from them; with as many such texts as stories by themselves one in eight still
 # had a quarter of its ends wrong, and its reward model could not tell them apart.
 ENDS_TO_A_STORY = 6
 ENDS_ALONE = (

@@ -138,7 +138,7 @@ def test_stories_carry_the_injected_skew(bias, share):
 
 
 def test_the_text_tells_a_thousand_ends_close_behind_their_wish():
-    """With 320 of them one base model in seven did not learn that the end follows the wish."""
+    """With 320 of them one base model in eight did not learn that the end follows the wish."""
     world = build(Settings(), 4)
     task = stories.STORIES
     num = round(task.num_documents * (1 - task.question_share))
