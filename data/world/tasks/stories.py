@@ -70,7 +70,7 @@ ENDINGS = {
 }
 # Texts of ends alone, close behind the words of the wish: where these stood only a story apart, some base models
 # never learned that an end follows from them; with as many such texts as stories by themselves one in eight still
-# had a quarter of its ends wrong, and its reward model could not tell them apart.
+# had a quarter of its ends wrong, and its reward model could hardly tell them apart.
 ENDS_TO_A_STORY = 6
 ENDS_ALONE = (
     "The story about the {trade} who wanted a {thing}, with a {end} end: {ending}",
