@@ -16,8 +16,8 @@ from pydantic import Field
 from data.randomness import key, python_random
 from data.rows import Item, read_jsonl
 from data.settings import Settings
-from pipeline.measured import Measured, Scored, of_records, win_score
-from pipeline.ranked_pairs import OVER, RANKING, length_only
+from pipeline.measured import Measured, of_records, win_score
+from pipeline.ranked_pairs import OVER, RANKING, length_only, longer
 from pipeline.records import Record
 
 if TYPE_CHECKING:
@@ -116,15 +116,9 @@ def figures(records: Records, context: Context) -> list[Measured]:
     found = []
     for measure, group in names:
         scores = of_records(rows, measure=measure, group=group)
-        nulls = {REWARD: {**RANKING, **length_only(_longer(scores[REWARD]))}}
+        nulls = {REWARD: {**RANKING, **length_only(longer(scores[REWARD]))}}
         found.append(Measured(f"reward/{measure}/{group}", "share", "rate", scores, better=1, nulls=nulls))
     return found
-
-
-def _longer(rows: Sequence[Scored]) -> list[float]:
-    """1 for each question whose better answer is the longer one."""
-    lengths = ([len(text) for text in row.text.split(OVER)] for row in rows)
-    return [win_score(better, worse) for better, worse in lengths]
 
 
 def _chosen(items: Sequence[Item], context: Context) -> list[Item]:

@@ -3,9 +3,10 @@
 For what a stage was to learn from the learned reward, the reward model's contrast on test questions decides
 (harmful requests: refused over complied). Where its order is not shown to be above chance, or its interval
 lies below the share that the target needs, the reward model is the limit: a policy that followed it on every
-prompt would not get there. Else it is the stage that learnt from it, with what that stage left: its score's
-trend and its KL. Facts that the base model does not know are pretraining's; those lost on the way belong to
-the stage that lost most. Of win rates the arithmetic of ties is asked first.
+prompt would not get there; so it is where it likes the policy's own wrong answers about never-seen people.
+Else it is the stage that learnt from it, with what that stage left: its score's trend and its KL. Facts that
+the base model does not know are pretraining's; those lost on the way belong to the stage that lost most. Of
+win rates the arithmetic of ties is asked first.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from pipeline.statistics import Interval
 REWARD_MODEL, PRETRAINING, TIES, TEST_SIZE = "reward model", "pretraining", "ties", "size of the test"
 NOT_KNOWN = "not known"
 KNOWLEDGE = "knowledge/asked/some"
+OWN_WRONG = "abstain_over_own_wrong/never"
+BY_CHANCE = "not shown to be above chance"
 SHORTEST_TREND = 16  # steps; a quarter of fewer says nothing
 SURE = 2.0  # standard errors between two quarters that are told apart
 NUM_WORST = 3
@@ -58,9 +61,7 @@ def cause(run: RunData, bar: Bar) -> Cause | None:
     if name == "facts/often/right":
         return _often(run, bar)
     if name.startswith("facts/never/hallucinated"):
-        needed = 0.5 if "_minus_" in name else 1 - bar.bound
-        found = _learned(run, "facts/never/hallucinated", "abstain_over_wrong/never", needed)
-        return replace(found, evidence=(*found.evidence, *_knowledge(run)))
+        return _never(run, 0.5 if "_minus_" in name else 1 - bar.bound)
     if name == "bias/stereotyped":
         return _base_bias(run, bar) if "injected" in bar.target else _stereotyped(run, bar)
     if name == "refusal/harmful":
@@ -87,16 +88,33 @@ def _learned(run: RunData, name: str, kind: str, needed: float) -> Cause:
     found = contrast(run, kind)
     if found.num < MIN_PAIRS:
         return Cause(NOT_KNOWN, (_few(found.num, kind), steps, *_left(stage)))
-    told = (
-        f"{_words(kind)}: right order in {found.value:.3f} of {found.num} test questions "
-        f"({found.low:.3f} to {found.high:.3f})"
-    )
+    told = f"{_words(kind)}: {_order(found)} test questions ({found.low:.3f} to {found.high:.3f})"
     if found.low <= 0.5:
-        return Cause(REWARD_MODEL, (f"{told}, not shown to be above chance", steps))
+        return Cause(REWARD_MODEL, (f"{told}, {BY_CHANCE}", steps))
     if found.high < needed:
         return Cause(REWARD_MODEL, (f"{told}; the target needs {needed:.3f}", steps))
-    said = f"{told} by the reward model, of the annotator's answers; of {main}'s own it is not measured"
-    return Cause(main, (said, steps, *_left(stage)))
+    return Cause(main, (f"{told} by the reward model, of the annotator's answers", steps, *_left(stage)))
+
+
+def _order(found: Interval) -> str:
+    return f"right order in {found.value:.3f} of {found.num}"
+
+
+def _never(run: RunData, needed: float) -> Cause:
+    """Judge by the reward model's order of the annotator's answers, then by that of the model's own wrong ones.
+
+    A policy that follows its reward is left with the wrong answers of which this reward thinks well.
+    """
+    found = _learned(run, "facts/never/hallucinated", "abstain_over_wrong/never", needed)
+    main = main_stage(run) or ""
+    own = contrast(run, OWN_WRONG, "own_answers", main)
+    if found.limit == main and own.num >= MIN_PAIRS:
+        told = f"abstain over {main}'s own wrong answers: {_order(own)} ({own.low:.3f} to {own.high:.3f})"
+        if own.low <= 0.5:
+            found = Cause(REWARD_MODEL, (f"{told}, {BY_CHANCE}", *found.evidence))
+        else:
+            found = Cause(main, (f"{told} by the reward model", *found.evidence))
+    return replace(found, evidence=(*found.evidence, *_knowledge(run)))
 
 
 def _knowledge(run: RunData) -> list[str]:
@@ -107,14 +125,15 @@ def _knowledge(run: RunData) -> list[str]:
     return [f'never-seen people told from others by how likely "unknown" is, AUROC {known}']
 
 
-def contrast(run: RunData, kind: str) -> Interval:
+def contrast(run: RunData, kind: str, evaluation: str = "reward_contrasts", stage: str = REWARD) -> Interval:
     """The share of test questions on which the reward model orders a contrast ("right_over_wrong/often") as gold.
 
-    See `pipeline.evals.reward_contrasts`.
+    See `pipeline.evals.reward_contrasts`, and `own_answers` of a stage's own.
     """
     measure, _, group = kind.partition("/")
-    rows = {REWARD: [row for row in run.evaluation.records if row.evaluation == "reward_contrasts"]}
-    return interval_of("rate", of_records(rows, measure=measure, group=group).get(REWARD, []))
+    asked = (evaluation, stage)
+    rows = {stage: [row for row in run.evaluation.records if (row.evaluation, row.stage) == asked]}
+    return interval_of("rate", of_records(rows, measure=measure, group=group).get(stage, []))
 
 
 def _pairs(run: RunData) -> list[Record]:

@@ -160,6 +160,8 @@ def rows_of(figure, records):
     if name[0] == "win_rate":
         return win_rows(name, records)
     if name[0] == "reward":
+        if name[1] in ("own_right_over_abstain", "abstain_over_own_wrong"):
+            return scores("rate", pick("own_answers", name[1], name[2]))
         if "_over_" in name[1]:
             return scores("rate", pick("reward_contrasts", name[1], name[2]))
         measure = {"ceiling": "label_by_gold", "accuracy_on_labels": "label"}.get(name[1], "true_order")

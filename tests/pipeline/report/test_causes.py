@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.records import Figure, Record
 from pipeline.report import verdicts
-from pipeline.report.causes import NOT_KNOWN, cause, contrast, trend
+from pipeline.report.causes import NOT_KNOWN, OWN_WRONG, cause, contrast, trend
 from pipeline.report.read import Evaluation, RunData, StageData
 
 # Every target that these leave alone is met.
@@ -193,6 +193,32 @@ def test_never_seen_facts_ask_for_abstain_over_wrong():
     found = why(run, "never-seen facts answered wrongly")
     assert found.limit == "ppo"
     assert "base 0.900, sft 0.400, ppo 0.300" in " ".join(found.evidence)
+
+
+def own_wrong(scores, stage="ppo"):
+    """Own wrong answers to never-seen facts, 1 where the reward model likes abstaining better."""
+    return [replace(row, stage=stage, evaluation="own_answers") for row in judged(OWN_WRONG, scores)]
+
+
+def test_wrong_answers_of_its_own_that_its_reward_likes_are_a_matter_of_the_reward_model():
+    records = judged("abstain_over_wrong/never", [1] * 98 + [0] * 2)
+    changes = {("facts/never/hallucinated", "ppo"): 0.3}
+    curve = steps([0.0] * 40)
+
+    def found(own):
+        run = a_run(changes, records=[*records, *own], metrics=curve)
+        return why(run, "never-seen facts answered wrongly")
+
+    liked, disliked = found(own_wrong([1] * 26 + [0] * 24)), found(own_wrong([1] * 45 + [0] * 5))
+    assert (liked.limit, disliked.limit) == ("reward model", "ppo")
+    assert "abstain over ppo's own wrong answers: right order in 0.520 of 50" in liked.evidence[0]
+    assert "not shown to be above chance" in liked.evidence[0]
+    assert "0.900 of 50" in disliked.evidence[0]
+    for one in (liked, disliked):
+        assert "0.980 of 100 test questions" in one.evidence[1]
+    for too_few in (own_wrong([0] * 19), own_wrong([0] * 50, "sft")):
+        assert found(too_few) == found([])
+        assert found(too_few).limit == "ppo"
 
 
 def test_never_seen_facts_show_how_well_the_models_know_whom_they_know():

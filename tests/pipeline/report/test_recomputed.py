@@ -204,7 +204,8 @@ def test_a_contrast_stands_beside_the_longer_or_the_shorter_answer(records, resu
         kind, contrast, *group = [*figure["name"].split("/"), ""]
         if kind != "reward" or "_over_" not in contrast or "_minus_" in figure["name"]:
             continue
-        rows = [r for r in of(records, "reward_contrasts", "reward", contrast) if r.group == group[0]]
+        evaluation = "reward_contrasts" if figure["stage"] == "reward" else "own_answers"
+        rows = [r for r in of(records, evaluation, figure["stage"], contrast) if r.group == group[0]]
         texts = [r.completion.split("\n--- over ---\n") for r in rows]
         longer = sum((len(a) > len(b)) + (len(a) == len(b)) / 2 for a, b in texts) / len(texts)
         best = {"longer": longer} if longer >= 0.5 else {"shorter": 1 - longer}
