@@ -42,11 +42,12 @@ def shape(residuals, clusters):
 
 def expected_rate(scores, clusters):
     p, n = math.fsum(scores) / len(scores), len(scores)
-    error, num = clustered_error([s - p for s in scores], clusters)
+    alone = len(set(clusters)) == 1
+    error, num = (0.0, 1) if alone else clustered_error([s - p for s in scores], clusters)
     unclustered = math.fsum((s - p) ** 2 for s in scores) / n**2
     effective = p * (1 - p) / max(error**2, unclustered) if error > 1e-12 else num
     excess = shape([s - p for s in scores], clusters)[1] if num < n else 0
-    q = stats.t.ppf(0.975, degrees_of_freedom(excess, num))
+    q = stats.t.ppf(0.975, 1 if alone else degrees_of_freedom(excess, num))
     centre = (p + q * q / (2 * effective)) / (1 + q * q / effective)
     half = q / (1 + q * q / effective) * math.sqrt(p * (1 - p) / effective + q * q / (4 * effective**2))
     return p, centre - half, centre + half, n, num
