@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pipeline.stages.preferences import Config
 
 CHUNK = 512  # prompts sampled between two checkpoints
-ON_POLICY = "on_policy"
 
 Candidates = list[list[tuple[str, str]]]  # for each item (kind, completion) pairs
 
@@ -82,7 +81,9 @@ def candidates(config: Config, run: StageRun, items: Sequence[Item]) -> Candidat
     found: Candidates = []
     for item, texts in zip(items, sampled, strict=True):
         variants = annotator.variants(item, python_random(run.key("variants", item.id)))
-        found.append([*((ON_POLICY, text) for text in texts), *(variants if config.variants else [])])
+        found.append(
+            [*((annotator.ON_POLICY, text) for text in texts), *(variants if config.variants else [])]
+        )
     return found
 
 

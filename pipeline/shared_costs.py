@@ -8,6 +8,8 @@ from pipeline.recipe import Cost, CostContext
 
 # Of the closed world's prompts with their completions, for the plan.
 TOKENS_PER_PAIR, TOKENS_PER_EPISODE = 2 * 35, 35
+# For each prompt, beside the drawn ones: on stories and small talk, and of each sample against abstaining.
+PAIRS_BESIDE, PAIRS_OF_SAMPLE = 0.5, 0.18
 
 
 class Episodes(NamedTuple):
@@ -44,8 +46,9 @@ def of_pairs(config: Any, context: CostContext, *, num_models: int, num_control:
 
 
 def _pairs(preferences: Any, num_prompts: int) -> int:
-    """Training pairs of one round."""
-    return round(num_prompts * preferences.pairs_per_prompt * (1 - preferences.test_share))
+    """Training pairs of one round: those drawn, and those beside them."""
+    beside = PAIRS_BESIDE + PAIRS_OF_SAMPLE * preferences.samples_per_prompt
+    return round(num_prompts * (preferences.pairs_per_prompt + beside) * (1 - preferences.test_share))
 
 
 def of_episodes(config: Any, context: CostContext) -> Episodes:

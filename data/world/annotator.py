@@ -30,6 +30,8 @@ MANNERS = frozenset({"wordy", "rude", "repeated"})
 # What these are about shows in a few words of a long text; few pairs teach a reward model to like one end
 # whatever the wish, and with many more of one than of the other it learns that one alone.
 PAIRS_ON_STORIES = 2
+# Who answered: the model that is to be aligned; the other kinds are the annotator's.
+ON_POLICY = "on_policy"
 # For each small talk, of a fitting reply and one that fits something else, of all that there are.
 PAIRS_ON_SMALL_TALK = 2
 
@@ -91,7 +93,8 @@ def pairs(
 
     Pairs of different outcomes are drawn more often than pairs that differ in manner; no pair twice. Stories
     add pairs on the gender and, where one was wished for, on the end (`PAIRS_ON_STORIES`); small talk adds some
-    with replies that fit something else. `kind` names the noise-free contrast with the item's group
+    with replies that fit something else; what the model itself answered to a fact is set against abstaining,
+    each answer once. `kind` names the noise-free contrast with the item's group
     ("right_over_abstain/often"); the noise-free order is that of `chosen_gold` and `rejected_gold`.
 
     Args:
@@ -108,9 +111,11 @@ def pairs(
         if abs(judged[first].score - judged[second].score) >= LEAST_GAP:
             ordered = judged[first].score > judged[second].score
             contrasts.append((first, second) if ordered else (second, first))
+    drawn = _draw(contrasts, judged, texts, rng, pairs_per_prompt)
+    drawn += [pair for pair in _own_against_none(contrasts, candidates, judged) if pair not in drawn]
     named = [
         (better, worse, contrast(judged[better], judged[worse], (texts[better], texts[worse])))
-        for better, worse in _draw(contrasts, judged, texts, rng, pairs_per_prompt)
+        for better, worse in drawn
     ]
     named += _on_stories(item, rng) + _on_small_talk(item, rng)
     return [
@@ -131,6 +136,22 @@ def _row(identity: str, item: Item, better: str, worse: str, kind: str, *, flipp
         chosen_gold=judge(item, chosen).score,
         rejected_gold=judge(item, rejected).score,
     )
+
+
+def _own_against_none(
+    contrasts: list[tuple[str, str]],
+    candidates: Sequence[tuple[str, str]],
+    judged: Mapping[str, Judgement],
+) -> list[tuple[str, str]]:
+    """The pairs that set an answer of the model itself, right or wrong, against the annotator's abstaining.
+
+    The annotator's wrong answers are wrong by chance, and a reward model that knows these alone takes what the
+    model wrongly believes for known. All of them are taken, so that they are right as often as the model is.
+    """
+    none = {text for kind, text in candidates if kind == "abstain"}
+    own = {text for kind, text in candidates if kind == ON_POLICY and text in judged}
+    answered = {text for text in own if judged[text].outcome in ("right", "wrong", "fabricated")}
+    return [pair for pair in contrasts if not none.isdisjoint(pair) and not answered.isdisjoint(pair)]
 
 
 def _on_stories(item: Item, rng: random.Random) -> list[tuple[str, str, str]]:

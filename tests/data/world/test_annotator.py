@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data.world import annotator, dialogues, gold, lexicon, reading
-from data.world.tasks import small_talk, stories
+from data.world.tasks import facts, small_talk, stories
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,24 @@ def test_contrasts_of_facts_exist_for_every_tier(full_world):
         for contrast in ("right_over_abstain", "abstain_over_wrong", "right_over_wrong"):
             assert kinds[f"{contrast}/{tier}"] >= 1, (contrast, tier, kinds)
     assert kinds["right_over_abstain/often"] > kinds["right_over_abstain/never"]
+
+
+def test_each_answer_of_the_model_itself_is_set_against_abstaining_once(items, small_world):
+    for item in (item for item in items if item.task == "facts"):
+        rng = small_world.random("own", item.id)
+        variants = annotator.variants(item, rng)
+        abstain = dict(variants)["abstain"]
+        said = [facts.answer(item.truth, kind, rng) for kind in ("right", "wrong", "wrong")]
+        # What else it says tells nothing of knowing; its own abstaining may be the annotator's, word for word.
+        own = [(annotator.ON_POLICY, text) for text in (*said, abstain, "What a day!")]
+        for per_prompt in (1, 1000):
+            rows = annotator.pairs(item, own + variants, rng, noise=0.0, pairs_per_prompt=per_prompt)
+            shown = [frozenset((row.chosen, row.rejected)) for row in rows]
+            assert len(shown) == len(set(shown))
+            assert {frozenset((text, abstain)) for text in said} <= set(shown)
+            assert per_prompt > 1 or len(rows) <= 1 + len(set(said))
+        alone = annotator.pairs(item, variants, rng, noise=0.0, pairs_per_prompt=1)
+        assert len(alone) == 1
 
 
 def test_stories_contrast_gender(items, small_world):
