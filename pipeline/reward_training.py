@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from pipeline.run_directory import model_folder
 from reward.model import TRANSFORMERS, RewardModel
 from reward.preference import bradley_terry_loss
 from reward.role_adapters import REWARD, Trunk
-from reward.scoring import encode, likelihood_of_rows, pad, score_rows
+from reward.scoring import Row, encode, likelihood_of_rows, of_rows, pad, score_rows
 from reward.stored import NormalisedReward
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pipeline.stages.reward import Config
 
 Likelihoods = list[Float[Tensor, "time 6"]]
+HEAD_BATCH = 64  # pairs in a step of the heads alone, whatever a step of all weights takes
 
 
 def load_policy(run: StageRun) -> LanguageModel:
@@ -73,6 +75,62 @@ def standardise(model: RewardModel, pairs: Pairs, known: Likelihoods | None) -> 
     if model.likelihood is not None and known is not None:
         starts = [row.start for row in pairs.train_rows]
         model.likelihood.fit([features[start:] for features, start in zip(known, starts, strict=True)])
+
+
+def fit_heads(
+    config: Config,
+    run: StageRun,
+    model: RewardModel,
+    pairs: Pairs,
+    known: Likelihoods | None,
+    better: Sequence[int],
+    *parts: str,
+) -> None:
+    """Train the heads alone on the states of the SFT model, `head_epochs` times over the pairs.
+
+    Linear probing, then fine-tuning (Kumar et al. 2022, arXiv 2202.10054, section 4): where all weights learn at
+    once, the backbone has learnt names by heart before heads that start from nothing read the likelihoods.
+
+    `better` are the rows of the better completions, each beside that of the worse (row ^ 1); `parts` name another
+    draw of the order.
+    """
+    if not config.head_epochs:
+        return
+    states = states_at_end(model, pairs.train_rows, run)
+    heads = _heads(model)
+    optimizer = torch.optim.AdamW(heads, lr=config.head_epochs_learning_rate, betas=BETAS, weight_decay=0.0)
+    steps = -(-len(better) // HEAD_BATCH)
+    schedule = trl_adapter.schedule_of(config, optimizer, config.head_epochs * steps)
+    collate = Collator(pairs, known)
+    for epoch in range(config.head_epochs):
+        picked = order(run.key("heads", *parts), epoch, len(better))
+        for numbers in np.array_split(picked, steps):
+            first = [better[n] for n in numbers]
+            places = first + [place ^ 1 for place in first]
+            batch = {name: x.to(run.device) for name, x in collate.of_rows(places).items()}
+            scores = model.of_heads(states[places].to(run.device), batch.get("features"), batch["completion"])
+            bradley_terry_loss(*scores.chunk(2)).backward()
+            nn.utils.clip_grad_norm_(heads, config.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+        run.check_stop()
+
+
+def states_at_end(model: RewardModel, rows: Sequence[Row], run: StageRun) -> Float[Tensor, "rows width"]:
+    """The backbone's state at the last token of each row, on the CPU."""
+    model.eval()
+    return of_rows(
+        rows,
+        lambda batch: model.at_end(batch.tokens, batch.mask),
+        device=run.device,
+        shape=(model.head.in_features,),
+        bfloat16=run.precision == "bfloat16",
+    )
+
+
+def _heads(model: RewardModel) -> list[nn.Parameter]:
+    return [x for name, x in model.named_parameters() if not name.startswith(TRANSFORMERS)]
 
 
 class Classifier(nn.Module):
@@ -175,12 +233,12 @@ def train(
 
 
 def optimizer_and_schedule(config: Config, model: RewardModel, num_steps: int) -> tuple[Any, Any]:
-    """AdamW with a higher rate for the heads, which start from nothing, than for the SFT weights.
+    """AdamW with a higher rate for the heads, which are new, than for the SFT weights.
 
     At one rate for both, one epoch leaves either the heads untrained or the backbone overfitted.
     """
     learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    heads = [parameter for name, parameter in learning.items() if not name.startswith(TRANSFORMERS)]
+    heads = _heads(model)
     backbone = [parameter for name, parameter in learning.items() if name.startswith(TRANSFORMERS)]
     groups = [
         {"params": [p for p in backbone if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -254,17 +312,17 @@ def shuffled_control(
     optimizer, schedule = optimizer_and_schedule(config, model, -(-num // config.batch_size))
     collate, micro_batch = Collator(pairs, known), config.micro_batch_size
     picked = order(run.key("control"), 0, pairs.num_train)[:num].tolist()
+    better = [2 * n + (key(run.key("flip"), n) & 1) for n in picked]
+    fit_heads(config, run, model, pairs, known, better, "control")
     for start in range(0, num, config.batch_size):
-        numbers = picked[start : start + config.batch_size]
-        flips = [key(run.key("flip"), n) & 1 for n in numbers]
-        first = [2 * n + flip for n, flip in zip(numbers, flips, strict=True)]
+        first = better[start : start + config.batch_size]
         batch = collate.of_rows(first + [place ^ 1 for place in first])
         batch = {name: tensor.to(run.device) for name, tensor in batch.items()}
         _, micro_batch = halve_until_it_fits(
             partial(_control_gradients, run, model, batch),
             micro_batch,
             run,
-            at_hand=len(numbers),
+            at_hand=len(first),
             reset=optimizer.zero_grad,
             unit="pairs",
         )

@@ -5,7 +5,8 @@ in nats, under a frozen copy of the SFT model; once after the prompt, and once a
 looks a fact up only where it says it, so that is where being right, guessing and abstaining differ; a reward
 model that sees the text alone learns that abstaining is good, not when. And what a model has read it knows best
 where it stands as it was read: demonstrations teach to answer whatever is asked. A few learned queries look for
-the tokens that matter, and a small network reads what they find, beside statistics of the whole completion.
+the tokens that matter, and a small network reads what they find, beside statistics of the whole completion. The
+network sees nothing else: whose states it saw, it would learn names by heart.
 """
 
 from __future__ import annotations
@@ -129,10 +130,10 @@ class LikelihoodHead(nn.Module):
     statistic_mean: Tensor
     statistic_scale: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
         num, num_statistics = NUM_FEATURES, len(READINGS) * len(STATISTICS)
-        self.query = nn.Linear(width + num, NUM_QUERIES)
+        self.query = nn.Linear(num, NUM_QUERIES)
         self.read = nn.Sequential(
             nn.Linear(NUM_QUERIES * num + num_statistics, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1)
         )
@@ -153,16 +154,12 @@ class LikelihoodHead(nn.Module):
             getattr(self, f"{name}_scale").copy_(values.std(dim=0).clamp(min=1e-3))
 
     def forward(
-        self,
-        hidden: Float[Tensor, "batch time width"],
-        features: Float[Tensor, "batch time 6"],
-        completion: Bool[Tensor, "batch time"],
+        self, features: Float[Tensor, "batch time 6"], completion: Bool[Tensor, "batch time"]
     ) -> Float[Tensor, " batch"]:
         """One number for each completion."""
         at_tokens = (features - self.token_mean) / self.token_scale
         at_rows = (statistics(features, completion) - self.statistic_mean) / self.statistic_scale
-        weights = self.query(torch.cat([hidden, at_tokens], dim=-1))
-        weights = weights.masked_fill(~completion[..., None], float("-inf")).softmax(dim=1)
+        weights = self.query(at_tokens).masked_fill(~completion[..., None], float("-inf")).softmax(dim=1)
         found = torch.einsum("btq,btf->bqf", weights, at_tokens).flatten(1)
         score: Tensor = self.read(torch.cat([found, at_rows], dim=-1))
         return score.squeeze(-1)

@@ -56,7 +56,7 @@ class RewardModel(NormalisedReward):
             self.head = nn.Linear(width, 1)
             nn.init.normal_(self.head.weight, std=(width + 1) ** -0.5)
             nn.init.zeros_(self.head.bias)
-            self.likelihood = LikelihoodHead(width) if features == "likelihood" else None
+            self.likelihood = LikelihoodHead() if features == "likelihood" else None
         if reference is not None and self.trunk is None:
             reference.requires_grad_(False)
 
@@ -68,19 +68,33 @@ class RewardModel(NormalisedReward):
         features: Float[Tensor, "batch time 6"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """Scores before normalisation, in nats of log-odds."""
-        assert bool(mask[:, 0].all()), "rows are padded on the right and have a token"
-        hidden = self.backbone(input_ids=tokens, use_cache=False)[0]
-        last = mask.long().sum(dim=1) - 1
         if self.likelihood is not None and features is None:
             assert self.reference is not None, "likelihood features need the reference or come from outside"
             features = likelihood(self.reference, tokens, completion)
-        # The heads compute in float32 under autocast too: bfloat16 would round a score to 8 bits.
-        with torch.autocast(hidden.device.type, enabled=False):
-            hidden = hidden.float()
-            at_end = hidden[torch.arange(len(tokens), device=hidden.device), last]
+        return self.of_heads(self.at_end(tokens, mask), features, completion)
+
+    def at_end(
+        self, tokens: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch width"]:
+        """The backbone's state at the last counted token of each row, in float32."""
+        assert bool(mask[:, 0].all()), "rows are padded on the right and have a token"
+        hidden = self.backbone(input_ids=tokens, use_cache=False)[0]
+        rows = torch.arange(len(tokens), device=hidden.device)
+        state: Tensor = hidden[rows, mask.long().sum(dim=1) - 1].float()
+        return state
+
+    def of_heads(
+        self,
+        at_end: Float[Tensor, "batch width"],
+        features: Float[Tensor, "batch time 6"] | None,
+        completion: Bool[Tensor, "batch time"],
+    ) -> Float[Tensor, " batch"]:
+        """What the heads make of states at the last token and of likelihood features, as `raw`."""
+        # In float32 under autocast too: bfloat16 would round a score to 8 bits.
+        with torch.autocast(at_end.device.type, enabled=False):
             scores: Tensor = self.head(at_end).squeeze(-1)
             if self.likelihood is not None:
-                scores = scores + self.likelihood(hidden, features, completion)
+                scores = scores + self.likelihood(features, completion)
         return scores
 
     def save(self, folder: Path, tokenizer: Any) -> None:

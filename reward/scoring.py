@@ -83,11 +83,12 @@ def of_rows(
     function: Callable[[Padded], Tensor],
     *,
     device: torch.device,
+    shape: tuple[int, ...] = (),
     tokens_at_once: int = 8192,
     bfloat16: bool = False,
-) -> Float[Tensor, " rows"]:
-    """One number for each row by a function of batches on `device`; the result is on the CPU."""
-    found = torch.zeros(len(rows))
+) -> Float[Tensor, " rows *shape"]:
+    """One number for each row, or an array of a shape, by a function of batches on `device`; it is on the CPU."""
+    found = torch.zeros(len(rows), *shape)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         for places, numbers in _batched(
             rows, tokens_at_once, lambda batch: function(Padded(*(x.to(device) for x in batch))).cpu()

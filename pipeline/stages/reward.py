@@ -42,8 +42,17 @@ class Config(Settings):
     max_length: types.MaxPairLength = None
     learning_rate: Annotated[float, Field(gt=0, le=1, description="Of the backbone, at its highest")] = 1e-4
     head_learning_rate: Annotated[
-        float, Field(gt=0, le=1, description="Of the heads, at its highest: they start from nothing")
+        float, Field(gt=0, le=1, description="Of the heads, at its highest, where all weights learn")
     ] = 3e-3
+    head_epochs: Annotated[
+        int,
+        Field(
+            ge=0, description="Passes over the pairs in which the heads alone learn, before all weights do"
+        ),
+    ] = 15
+    head_epochs_learning_rate: Annotated[
+        float, Field(gt=0, le=1, description="Of the heads in these passes, at its highest")
+    ] = 1e-2
     warmup_share: types.WarmupShare = 0.05
     schedule: types.Schedule = "cosine"
     weight_decay: types.WeightDecay = 0.0
@@ -80,9 +89,11 @@ def run(config: Config, run: StageRun) -> None:
     known = training.likelihoods(config, run, policy, pairs)
     training.standardise(model, pairs, known)
 
-    # 2. Bradley-Terry over the training pairs, from the newest checkpoint.
+    # 2. Bradley-Terry over the training pairs: the heads alone, then all weights, from the newest checkpoint.
     batches = plan(config, run, pairs)
     run.note(num_steps=batches.num_steps)
+    if run.checkpoints.latest() is None:
+        training.fit_heads(config, run, model, pairs, known, range(0, 2 * pairs.num_train, 2))
     training.train(config, run, batches, model, pairs, known, policy.tokenizer)
 
     # 3. Normalise by the SFT model's own completions, and store that with the model.

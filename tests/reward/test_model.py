@@ -328,5 +328,5 @@ def test_before_training_a_pair_is_as_likely_ranked_either_way(model):
             layer.bias.neg_()
     torch.testing.assert_close(model.raw(*rows), -scores)
     assert len(set(scores.tolist())) == 4
-    drawn = torch.stack([LikelihoodHead(16).read[-1].weight.flatten() for _ in range(400)])
+    drawn = torch.stack([LikelihoodHead().read[-1].weight.flatten() for _ in range(400)])
     assert drawn.mean().abs() < 3 * drawn.std() / drawn.numel() ** 0.5

@@ -16,10 +16,10 @@ from pipeline.pairs import read_pairs
 from pipeline.run import StageRun
 from pipeline.stages import reward as stage
 from reward.functions import load_function
-from reward.model import RewardModel
-from reward.preference import probability
+from reward.model import TRANSFORMERS, RewardModel
+from reward.preference import bradley_terry_loss, probability
 from reward.role_adapters import POLICY, Trunk
-from reward.scoring import Row
+from reward.scoring import Row, score_rows
 
 GOOD = ["kind", "nice", "good", "warm"]
 BAD = ["rude", "cold", "evil", "sour"]
@@ -92,6 +92,36 @@ def test_a_separable_toy_is_learned(make_run, changes):
     items = [Item("a", user("What is tea?"))] * 2
     good, bad = function(items, ["That is kind.", "That is evil."], [True, True]).tolist()
     assert good > bad
+
+
+@pytest.mark.parametrize("changes", [{}, {"features": "none"}, LORA])
+def test_the_heads_learn_first_and_alone(make_run, changes):
+    run = make_run()
+    config = settings(head_epochs=10, **changes)
+    policy = reward_training.load_policy(run)
+    pairs = read_pairs(config, run, policy)
+    known = reward_training.likelihoods(config, run, policy, pairs)
+
+    def fitted(epochs):
+        model = reward_training.new_model(config, run)
+        reward_training.standardise(model, pairs, known)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        again = config.model_copy(update={"head_epochs": epochs})
+        reward_training.fit_heads(again, run, model, pairs, known, range(0, 2 * pairs.num_train, 2))
+        return model, {name for name, tensor in model.state_dict().items() if not tensor.equal(before[name])}
+
+    model, changed = fitted(10)
+    assert "head.weight" in changed
+    assert ("likelihood.query.weight" in changed) == (config.features == "likelihood")
+    assert not any(name.startswith(TRANSFORMERS) for name in changed)
+    start, unchanged = fitted(0)
+    assert unchanged == set()
+
+    def loss(model):
+        reward_training.attach(model, policy)
+        return bradley_terry_loss(*score_rows(model, pairs.train_rows, raw=True).view(-1, 2).T)
+
+    assert loss(model) < loss(start)
 
 
 def test_shuffled_labels_teach_nothing(make_run):
