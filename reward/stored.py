@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 
-FORMAT = 2
+FORMAT = 3
 DESCRIPTION = "reward.json"
 
 
