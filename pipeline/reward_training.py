@@ -88,7 +88,7 @@ def fit_heads(
 ) -> None:
     """Train the heads alone on the states of the SFT model, `head_epochs` times over the pairs.
 
-    Linear probing, then fine-tuning (Kumar et al. 2022, arXiv 2202.10054, section 4): where all weights learn at
+    Linear probing, then fine-tuning (LP-FT; Kumar et al. 2022, arXiv 2202.10054): where all weights learn at
     once, the backbone has learnt names by heart before heads that start from nothing read the likelihoods.
 
     `better` are the rows of the better completions, each beside that of the worse (row ^ 1); `parts` name another
@@ -96,25 +96,29 @@ def fit_heads(
     """
     if not config.head_epochs:
         return
-    states = states_at_end(model, pairs.train_rows, run)
+    rows = [pairs.rows[place] for first in better for place in (first, first ^ 1)]
+    states = states_at_end(model, rows, run).view(len(better), 2, -1)
     heads = _heads(model)
     optimizer = torch.optim.AdamW(heads, lr=config.head_epochs_learning_rate, betas=BETAS, weight_decay=0.0)
     steps = -(-len(better) // HEAD_BATCH)
     schedule = trl_adapter.schedule_of(config, optimizer, config.head_epochs * steps)
     collate = Collator(pairs, known)
-    for epoch in range(config.head_epochs):
-        picked = order(run.key("heads", *parts), epoch, len(better))
-        for numbers in np.array_split(picked, steps):
-            first = [better[n] for n in numbers]
-            places = first + [place ^ 1 for place in first]
-            batch = {name: x.to(run.device) for name, x in collate.of_rows(places).items()}
-            scores = model.of_heads(states[places].to(run.device), batch.get("features"), batch["completion"])
-            bradley_terry_loss(*scores.chunk(2)).backward()
-            nn.utils.clip_grad_norm_(heads, config.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-        run.check_stop()
+    with run.progress("heads", config.head_epochs * len(better), "pairs") as bar:
+        for epoch in range(config.head_epochs):
+            picked = order(run.key("heads", *parts), epoch, len(better))
+            for numbers in np.array_split(picked, steps):
+                first = [better[n] for n in numbers]
+                places = first + [place ^ 1 for place in first]
+                batch = {name: x.to(run.device) for name, x in collate.of_rows(places).items()}
+                at_end = states[numbers].transpose(0, 1).flatten(0, 1).to(run.device)
+                scores = model.of_heads(at_end, batch.get("features"), batch["completion"])
+                bradley_terry_loss(*scores.chunk(2)).backward()
+                nn.utils.clip_grad_norm_(heads, config.max_grad_norm)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+            bar.advance(len(better))
+            run.check_stop()
 
 
 def states_at_end(model: RewardModel, rows: Sequence[Row], run: StageRun) -> Float[Tensor, "rows width"]:

@@ -1,7 +1,8 @@
 """Reward model: learns from preference pairs which completions people, or gold, like better.
 
 Starts from the SFT weights with a scalar head and is trained by TRL's RewardTrainer on the Bradley-Terry loss,
-one epoch by default: more overfits (Ouyang et al. 2022, appendix C.2). By default it also sees how likely the SFT
+one epoch by default: more overfits (Ouyang et al. 2022, appendix C.2). The heads, which are new, learn alone
+before that (linear probing, then fine-tuning: Kumar et al. 2022). By default it also sees how likely the SFT
 model finds each token of the completion, after the prompt and by itself. Its normalisation, by which the SFT
 model's completions score 0 on average with variance 1, is stored with it.
 """
