@@ -21,10 +21,13 @@ class Episodes(NamedTuple):
     note: str
 
 
-def of_pairs(config: Any, context: CostContext, *, num_models: int, num_control: int = 0) -> Cost:
+def of_pairs(
+    config: Any, context: CostContext, *, num_models: int, num_control: int = 0, num_readings: int = 1
+) -> Cost:
     """Cost of `config.epochs` over the closed world's pairs; of other pairs it is not known before.
 
-    `num_models` of the policy's size are written at the end; a control sees `num_control` pairs at most.
+    `num_models` of the policy's size are written at the end; a control sees `num_control` pairs at most. Before
+    training the pairs are read `num_readings` times.
     """
     policy: Any = context.costs.get("policy")
     configs: Any = context.configs.get("preferences") or ()
@@ -40,7 +43,7 @@ def of_pairs(config: Any, context: CostContext, *, num_models: int, num_control:
         parameters=parameters,
         memory_bytes=20 * parameters,  # weights, gradients, two moments, and the reference
         disk_bytes=4 * parameters * (num_models + 2 * 3),
-        flops=(6.0 + 2.0) * parameters * tokens,
+        flops=(6.0 + 2.0 * num_readings) * parameters * tokens,
         note="" if pairs else "the number of pairs is known when the preferences are there",
     )
 

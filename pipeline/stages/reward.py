@@ -74,7 +74,8 @@ class Config(Settings):
 
 def cost(config: Config, context: CostContext) -> Cost:
     """Cost of the pairs and of the control; what is kept are the model and its reference."""
-    return of_pairs(config, context, num_models=2, num_control=config.control_pairs)
+    readings = 2 if config.head_epochs else 1
+    return of_pairs(config, context, num_models=2, num_control=config.control_pairs, num_readings=readings)
 
 
 def run(config: Config, run: StageRun) -> None:
