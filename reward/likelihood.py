@@ -5,8 +5,8 @@ in nats, under a frozen copy of the SFT model; once after the prompt, and once a
 looks a fact up only where it says it, so that is where being right, guessing and abstaining differ; a reward
 model that sees the text alone learns that abstaining is good, not when. And what a model has read it knows best
 where it stands as it was read: demonstrations teach to answer whatever is asked. A few learned queries look for
-the tokens that matter, and a small network reads what they find, beside statistics of the whole completion. The
-network sees nothing else: whose states it saw, it would learn names by heart.
+the tokens that matter, and a small network reads what they find, beside statistics of the whole completion, and
+nothing else.
 """
 
 from __future__ import annotations
@@ -23,16 +23,8 @@ from reward.output_head import logits_of
 TOKEN_FEATURES = ("logprob", "top_logprob", "entropy")
 READINGS = ("after the prompt", "by itself")
 NUM_FEATURES = len(READINGS) * len(TOKEN_FEATURES)
-STATISTICS = (
-    "sum_logprob",
-    "mean_logprob",
-    "min_logprob",
-    "log_length",
-    "min_top_logprob",
-    "max_entropy",
-    "mean_entropy",
-    "first_logprob",
-)
+# No means: a policy raises the mean by likely words that say nothing, and a sum or the lowest not.
+STATISTICS = ("sum_logprob", "min_logprob", "log_length", "min_top_logprob", "max_entropy", "first_logprob")
 LEAST_LOGPROB = -12.0  # nats; below, a token is just as impossible
 NUM_QUERIES = 4
 HIDDEN = 32
@@ -111,12 +103,10 @@ def statistics(
         logprob, top, entropy = reading.unbind(dim=-1)
         columns += [
             logprob.sum(dim=1),
-            logprob.sum(dim=1) / count,
             logprob.amin(dim=1),  # outside is 0, the highest there is
             count.log(),
             top.amin(dim=1),
             entropy.amax(dim=1),
-            entropy.sum(dim=1) / count,
             logprob.gather(1, first).squeeze(1),
         ]
     return torch.stack(columns, dim=-1)

@@ -93,9 +93,10 @@ def pairs(
 
     Pairs of different outcomes are drawn more often than pairs that differ in manner; no pair twice. Stories
     add pairs on the gender and, where one was wished for, on the end (`PAIRS_ON_STORIES`); small talk adds some
-    with replies that fit something else; what the model itself answered to a fact is set against abstaining,
-    each answer once. `kind` names the noise-free contrast with the item's group
-    ("right_over_abstain/often"); the noise-free order is that of `chosen_gold` and `rejected_gold`.
+    with replies that fit something else. What the model itself answered to a fact is set against abstaining,
+    each answer once, and one better side of such a pair against the same with a kind word more. `kind` names
+    the noise-free contrast with the item's group ("right_over_abstain/often"); the noise-free order is that of
+    `chosen_gold` and `rejected_gold`.
 
     Args:
         item: the prompt with its truth.
@@ -112,11 +113,13 @@ def pairs(
             ordered = judged[first].score > judged[second].score
             contrasts.append((first, second) if ordered else (second, first))
     drawn = _draw(contrasts, judged, texts, rng, pairs_per_prompt)
-    drawn += [pair for pair in _own_against_none(contrasts, candidates, judged) if pair not in drawn]
+    own = _own_against_none(contrasts, candidates, judged)
+    drawn += [pair for pair in own if pair not in drawn]
     named = [
         (better, worse, contrast(judged[better], judged[worse], (texts[better], texts[worse])))
         for better, worse in drawn
     ]
+    named += _wordier(item, [better for better, _ in own], texts, rng)
     named += _on_stories(item, rng) + _on_small_talk(item, rng)
     return [
         _row(f"{item.id}/{place}", item, better, worse, kind, flipped=rng.random() < noise)
@@ -152,6 +155,23 @@ def _own_against_none(
     own = {text for kind, text in candidates if kind == ON_POLICY and text in judged}
     answered = {text for text in own if judged[text].outcome in ("right", "wrong", "fabricated")}
     return [pair for pair in contrasts if not none.isdisjoint(pair) and not answered.isdisjoint(pair)]
+
+
+def _wordier(
+    item: Item, liked: Sequence[str], texts: Mapping[str, str], rng: random.Random
+) -> list[tuple[str, str, str]]:
+    """One of the liked answers over the same with a kind word more.
+
+    A reward model that reads how likely an answer is may like what a likely afterthought makes of it; a policy
+    finds that, and says one behind everything.
+    """
+    if not liked:
+        return []
+    plain = rng.choice(liked)
+    longer = wordy(plain, rng)
+    if judge(item, plain).score - judge(item, longer).score < LEAST_GAP:
+        return []
+    return [(plain, longer, f"{texts[plain]}_over_wordy")]
 
 
 def _on_stories(item: Item, rng: random.Random) -> list[tuple[str, str, str]]:

@@ -57,28 +57,41 @@ def test_statistics_by_hand_and_without_regard_to_what_does_not_count():
     expected = [
         {
             "sum_logprob": -4.0,
-            "mean_logprob": -2.0,
             "min_logprob": -3.0,
             "log_length": math.log(2),
             "min_top_logprob": -0.5,
             "max_entropy": 2.0,
-            "mean_entropy": 1.5,
             "first_logprob": -1.0,
         },
         {
             "sum_logprob": -4.0,
-            "mean_logprob": -2.0,
             "min_logprob": -2.0,
             "log_length": math.log(2),
             "min_top_logprob": -1.5,
             "max_entropy": 3.0,
-            "mean_entropy": 2.0,
             "first_logprob": -2.0,
         },
     ]
     names = len(STATISTICS)
     assert dict(zip(STATISTICS, found[:names], strict=True)) == pytest.approx(expected[0])
     assert dict(zip(STATISTICS, found[names:], strict=True)) == pytest.approx(expected[1])
+
+
+def test_likely_words_that_follow_look_no_better_in_any_statistic():
+    plain = torch.tensor([[-2.0, -1.5, 1.0], [-0.5, -0.3, 2.0]])
+    likely = torch.tensor([[-0.01, -0.01, 0.05]]).expand(6, 3)
+    rows = [torch.cat([x, x], dim=-1) for x in (plain, torch.cat([plain, likely]))]
+    features = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    counted = torch.arange(8)[None] < torch.tensor([[2], [8]])
+    short, long = (
+        dict(zip(STATISTICS, found.tolist(), strict=False)) for found in statistics(features, counted)
+    )
+    for name in ("min_logprob", "min_top_logprob", "max_entropy", "first_logprob"):
+        assert long[name] == short[name]
+    assert long["sum_logprob"] < short["sum_logprob"]
+    assert set(STATISTICS) == {*short} == {
+        "min_logprob", "min_top_logprob", "max_entropy", "first_logprob", "sum_logprob", "log_length"
+    }  # fmt: skip
 
 
 def test_likelihood_is_that_of_a_full_pass(tiny_llama):

@@ -66,10 +66,15 @@ def test_each_answer_of_the_model_itself_is_set_against_abstaining_once(items, s
         own = [(annotator.ON_POLICY, text) for text in (*said, abstain, "What a day!")]
         for per_prompt in (1, 1000):
             rows = annotator.pairs(item, own + variants, rng, noise=0.0, pairs_per_prompt=per_prompt)
+            *rows, wordy = rows
             shown = [frozenset((row.chosen, row.rejected)) for row in rows]
             assert len(shown) == len(set(shown))
             assert {frozenset((text, abstain)) for text in said} <= set(shown)
             assert per_prompt > 1 or len(rows) <= 1 + len(set(said))
+            # The better of one of these pairs, and what kind words make of it.
+            assert wordy.chosen in (said[0], abstain)
+            assert wordy.chosen in wordy.rejected
+            assert wordy.kind.endswith(f"_over_wordy/{item.group}")
         alone = annotator.pairs(item, variants, rng, noise=0.0, pairs_per_prompt=1)
         assert len(alone) == 1
 
