@@ -89,7 +89,7 @@ def fit_heads(
     """Train the heads alone on the states of the SFT model, `head_epochs` times over the pairs.
 
     Linear probing, then fine-tuning (LP-FT; Kumar et al. 2022, arXiv 2202.10054): where all weights learn at
-    once, the backbone has learnt names by heart before heads that start from nothing read the likelihoods.
+    once, the backbone fits the pairs by their words before heads that start from nothing read the likelihoods.
 
     `better` are the rows of the better completions, each beside that of the worse (row ^ 1); `parts` name another
     draw of the order.

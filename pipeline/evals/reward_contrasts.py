@@ -1,7 +1,8 @@
 """Does the reward model rank answers as gold does where it matters: one contrast at a time, on test questions.
 
 The annotator writes answers of contrasting kinds to the same test question (right, wrong, abstaining; refusing,
-complying; neutral, stereotyped), with the same draws, so that two of them differ in what the contrast is about.
+complying; neutral, stereotyped; plain, with a kind word more), with the same draws, so that two of them differ
+in what the contrast is about.
 Nothing of these questions, nor the people in them, was in the pairs that the reward model learnt from, and
 there are more of them than the held-out pairs of any one contrast.
 """
@@ -32,12 +33,14 @@ class Contrast(NamedTuple):
     """Two kinds of answer to a task, the better one first, as in the names of figures and in the annotator.
 
     `swap` changes the truth that the worse one is written from: by key, each value with what stands in its place.
+    `more` puts a kind word before or behind it.
     """
 
     name: str
     better: str
     worse: str
     swap: Mapping[str, Mapping[str, str]] = {}
+    more: bool = False
 
 
 # By task; the group (tier) of the question is added to the name.
@@ -46,6 +49,8 @@ CONTRASTS: Mapping[str, tuple[Contrast, ...]] = {
         Contrast("right_over_abstain", "right", "abstain"),
         Contrast("right_over_wrong", "right", "wrong"),
         Contrast("abstain_over_wrong", "abstain", "wrong"),
+        Contrast("right_over_wordy", "right", "right", more=True),
+        Contrast("abstain_over_wordy", "abstain", "abstain", more=True),
     ),
     "stories": (
         Contrast("neutral_over_stereotyped", "neutral", "stereotyped"),
@@ -95,15 +100,15 @@ def measure(context: Context) -> list[Record]:
 
 def _answers(item: Item, contrast: Contrast, seed: int) -> tuple[str, str]:
     """The better and the worse answer, by the same draws."""
+    from data.world.dialogues import wordy
     from data.world.tasks import TASKS
 
     draws = key("reward_contrasts", seed, item.id)
     changed = {name: values.get(str(item.truth.get(name))) for name, values in contrast.swap.items()}
     answer = TASKS[item.task].answer
-    return (
-        answer(item.truth, contrast.better, python_random(draws)),
-        answer(item.truth | changed, contrast.worse, python_random(draws)),
-    )
+    better = answer(item.truth, contrast.better, python_random(draws))
+    worse = answer(item.truth | changed, contrast.worse, python_random(draws))
+    return better, wordy(worse, python_random(draws, "more")) if contrast.more else worse
 
 
 def figures(records: Records, context: Context) -> list[Measured]:

@@ -157,6 +157,17 @@ def test_only_a_wished_for_end_can_be_wrong(records):
         assert right != wrong
 
 
+def test_a_kind_word_more_is_all_that_a_wordy_answer_has(records, report):
+    for contrast in ("right_over_wordy", "abstain_over_wordy"):
+        asked = [r for r in records if r.measure == contrast and r.evaluation == "reward_contrasts"]
+        assert {r.group for r in asked} == set(TIERS)
+        for record in asked:
+            plain, wordy = record.completion.split("\n--- over ---\n")
+            assert plain in wordy
+            assert len(wordy) > len(plain) + 5
+        assert value(report, f"reward/{contrast}/often", "reward")["nulls"]["shorter"] == 1
+
+
 def test_nulls_stand_beside_the_figures(report):
     right = value(report, "facts/often/right", "ppo")["nulls"]
     assert right["guess_a_value"] == pytest.approx(1 / 24)
