@@ -304,13 +304,14 @@ def _shares(rate: Figure, decided: Figure) -> str:
 
 
 def _losses(run: RunData, ours: str, theirs: str) -> list[str]:
-    """The tasks with most answers of lower gold, and how many of these answers abstain."""
+    """The tasks with most answers of lower gold, how many of these abstain, and how many have the same outcome."""
     scores = {
         stage: {row.id: row for row in run.evaluation.records if (row.evaluation, row.stage) == asked}
         for stage, asked in ((stage, ("gold", stage)) for stage in (ours, theirs))
     }
     shared = [(row, scores[theirs][name]) for name, row in scores[ours].items() if name in scores[theirs]]
     lower = [row for row, other in shared if row.score < other.score]
+    alike = sum(row.outcome == other.outcome != "" for row, other in shared if row.score < other.score)
     if not lower:
         return []
     lost, asked = Counter(row.group for row in lower), Counter(row.group for row, _ in shared)
@@ -319,6 +320,8 @@ def _losses(run: RunData, ours: str, theirs: str) -> list[str]:
     abstained = sum(row.outcome == "abstain" for row in lower)
     if abstained:
         told.append(f"on {abstained} of the {len(lower)} {ours} abstains")
+    if alike:
+        told.append(f"on {alike} the outcome is the same, and the manner or a wish makes the difference")
     return told
 
 

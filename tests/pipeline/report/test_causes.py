@@ -377,6 +377,19 @@ def test_losses_are_named_by_task():
     assert "takes 0.660 of those that differ" in why(run, WIN + "ties half").evidence[0]
 
 
+def test_what_is_lost_by_manner_is_counted():
+    told = [
+        replace(row, outcome="right") for row in [*won("sft", [1] * 5), *won("ppo", [0.8] * 2 + [1, -1, -1])]
+    ]
+    told[-1] = replace(told[-1], outcome="wrong")
+    changes = {
+        ("win_rate/ppo_over_sft", "ppo"): figure("win_rate/ppo_over_sft", "ppo", 0.6, n=100),
+        ("win_rate/ppo_over_sft/decided", "ppo"): figure("win_rate/ppo_over_sft/decided", "ppo", 0.7, n=75),
+    }
+    found = why(a_run(changes, records=told), WIN + "ties half")
+    assert "on 3 the outcome is the same" in " ".join(found.evidence)
+
+
 def test_what_is_lost_by_abstaining_is_counted():
     records = [*won("sft", [1] * 4), *won("ppo", [0] * 3 + [1])]
     records[4:6] = [replace(row, outcome="abstain") for row in records[4:6]]
