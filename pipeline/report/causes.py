@@ -304,7 +304,7 @@ def _shares(rate: Figure, decided: Figure) -> str:
 
 
 def _losses(run: RunData, ours: str, theirs: str) -> list[str]:
-    """The tasks with most answers of lower gold, how many of these abstain, and how many have the same outcome."""
+    """The tasks with most answers of lower gold, how many of these abstain, how many have the same outcome."""
     scores = {
         stage: {row.id: row for row in run.evaluation.records if (row.evaluation, row.stage) == asked}
         for stage, asked in ((stage, ("gold", stage)) for stage in (ours, theirs))
