@@ -8,8 +8,8 @@ from pipeline.recipe import Cost, CostContext
 
 # Of the closed world's prompts with their completions, for the plan.
 TOKENS_PER_PAIR, TOKENS_PER_EPISODE = 2 * 35, 35
-# For each prompt, beside the drawn ones: on stories and small talk, and of each sample against abstaining.
-PAIRS_BESIDE, PAIRS_OF_SAMPLE = 0.5, 0.18
+# For each prompt, beside the drawn ones: on stories and small talk, and on each sample that answers a fact.
+PAIRS_BESIDE, PAIRS_OF_SAMPLE = 0.5, 0.3
 
 
 class Episodes(NamedTuple):
