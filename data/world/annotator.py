@@ -30,10 +30,10 @@ MANNERS = frozenset({"wordy", "rude", "repeated"})
 # What these are about shows in a few words of a long text; few pairs teach a reward model to like one end
 # whatever the wish, and with many more of one than of the other it learns that one alone.
 PAIRS_ON_STORIES = 2
-# Who answered: the model that is to be aligned; the other kinds are the annotator's.
-ON_POLICY = "on_policy"
 # For each small talk, of a fitting reply and one that fits something else, of all that there are.
 PAIRS_ON_SMALL_TALK = 2
+# The kind of what the model itself said; the other kinds are the annotator's.
+ON_POLICY = "on_policy"
 
 
 def variants(

@@ -50,32 +50,28 @@ def measure(context: Context) -> list[Record]:
 
 
 def _of_stage(context: Context, stage: str, asked: Sequence[Item]) -> list[Record]:
+    from data.world.tasks import facts
     from pipeline.reward_scores import score_with
 
     answers = context.answers[stage]
     told = [item for item in asked if context.judge(item, answers[item.id]).outcome in MEASURES]
     own = [answers[item.id] for item in told]
-    ended = [end for answer in own for end in (answer.ended, True)]
-    texts = [
-        text for item, answer in zip(told, own, strict=True) for text in (answer.text, _none(item, context))
-    ]
-    scores = score_with([item for item in told for _ in range(2)], texts, context, ended=ended)
-    return [
-        _record(context, stage, item, answer, scores[2 * place : 2 * place + 2])
-        for place, (item, answer) in enumerate(zip(told, own, strict=True))
-    ]
+    none = [facts.answer(item.truth, "abstain", python_random(NAME, context.seed, item.id)) for item in told]
+    scores = score_with(
+        told * 2,
+        [*(answer.text for answer in own), *none],
+        context,
+        ended=[*(answer.ended for answer in own), *(True for _ in none)],
+    )
+    sides = zip(told, own, none, scores[: len(told)], scores[len(told) :], strict=True)
+    return [_record(context, stage, *side) for side in sides]
 
 
-def _none(item: Item, context: Context) -> str:
-    """An abstaining answer, by keyed draws."""
-    from data.world.tasks import facts
-
-    return facts.answer(item.truth, "abstain", python_random(NAME, context.seed, item.id))
-
-
-def _record(context: Context, stage: str, item: Item, answer: Answer, scores: Sequence[float]) -> Record:
+def _record(
+    context: Context, stage: str, item: Item, answer: Answer, none: str, score: float, score_of_none: float
+) -> Record:
     outcome = context.judge(item, answer).outcome
-    sides = [(answer.text, scores[0]), (_none(item, context), scores[1])]
+    sides = [(answer.text, score), (none, score_of_none)]
     (better, high), (worse, low) = sides if outcome == "right" else reversed(sides)
     return Record(
         item.id,

@@ -2,9 +2,8 @@
 
 The annotator writes answers of contrasting kinds to the same test question (right, wrong, abstaining; refusing,
 complying; neutral, stereotyped; plain, with a kind word more), with the same draws, so that two of them differ
-in what the contrast is about.
-Nothing of these questions, nor the people in them, was in the pairs that the reward model learnt from, and
-there are more of them than the held-out pairs of any one contrast.
+in what the contrast is about. Nothing of these questions, nor the people in them, was in the pairs that the
+reward model learnt from, and there are more of them than the held-out pairs of any one contrast.
 """
 
 from __future__ import annotations
