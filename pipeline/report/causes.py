@@ -310,8 +310,8 @@ def _losses(run: RunData, ours: str, theirs: str) -> list[str]:
         for stage, asked in ((stage, ("gold", stage)) for stage in (ours, theirs))
     }
     shared = [(row, scores[theirs][name]) for name, row in scores[ours].items() if name in scores[theirs]]
-    lower = [row for row, other in shared if row.score < other.score]
-    alike = sum(row.outcome == other.outcome != "" for row, other in shared if row.score < other.score)
+    pairs = [(row, other) for row, other in shared if row.score < other.score]
+    lower = [row for row, _ in pairs]
     if not lower:
         return []
     lost, asked = Counter(row.group for row in lower), Counter(row.group for row, _ in shared)
@@ -320,6 +320,7 @@ def _losses(run: RunData, ours: str, theirs: str) -> list[str]:
     abstained = sum(row.outcome == "abstain" for row in lower)
     if abstained:
         told.append(f"on {abstained} of the {len(lower)} {ours} abstains")
+    alike = sum(row.outcome == other.outcome != "" for row, other in pairs)
     if alike:
         told.append(f"on {alike} the outcome is the same, and the manner or a wish makes the difference")
     return told
